@@ -1,0 +1,152 @@
+"""Settings: `AUTOGLM_*` variables over `/etc/autoglm/agent.toml` over the defaults here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+CONFIG_FILE = Path("/etc/autoglm/agent.toml")
+
+
+class RateLimit(BaseModel):
+    """Token buckets of one caller; None is no limit. A burst of one minute's worth is allowed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+
+
+class ApiKey(RateLimit):
+    """One `[[api_keys]]` table. `sha256` is the hex digest of the key, so that the file holds no secret."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    key: SecretStr | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    models: list[str] | None = None  # None: all
+    admin: bool = False  # may pull and swap models
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Units are in the names or the comments."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AUTOGLM_", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    # This node
+    node: str = Field(default_factory=lambda: _default_node(), pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    data_dir: Path = Field(default_factory=lambda: _default_data_dir())
+
+    # Model and engine
+    model: str = Field(
+        default=DEFAULT_MODEL, validation_alias=AliasChoices("AUTOGLM_MODEL", "MODEL_NAME", "model")
+    )
+    max_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        validation_alias=AliasChoices("AUTOGLM_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "max_batch_size"),
+    )  # slots; None: 32, or fewer where memory is short
+    engine: str = "llama"
+    context: int | None = Field(default=None, ge=64)  # tokens for each Sequence; None: the model's, up to 4096
+    gpu_layers: int | None = Field(default=None, ge=-1)  # None or -1: all, where a GPU build is present
+    threads: int | None = Field(default=None, ge=1)  # None: the physical cores that this process may use
+    kv_type: Literal["auto", "f16", "q8_0", "q4_0"] = "auto"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    step_target_ms: float = Field(default=50, gt=0)  # how long a step may take while others wait for tokens
+    prefill_piece: int | None = Field(default=None, ge=1)  # fixed tokens a step; None: adapts to step_target_ms
+
+    # Serving
+    queue_requests: int = Field(default=256, ge=1)
+    queue_tokens: int = Field(default=262_144, ge=1)
+    max_tokens: int = Field(default=131_072, ge=1)  # the most that one Request may ask for
+    request_timeout_s: float = Field(default=600, gt=0)  # wall time of one Request
+    worker_deadline_s: float = Field(default=30, gt=0)  # a Worker silent for this long is killed
+    load_deadline_s: float = Field(default=300, gt=0)  # the same while it loads
+    drain_s: float = Field(default=30, ge=0)  # how long running Requests may go on at a swap or a stop
+
+    # HTTP
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    body_timeout_s: float = Field(default=30, gt=0)
+    allowed_hosts: list[str] = []  # besides loopback names and http_host; "*" allows all
+    api_keys: list[ApiKey] = []  # none: no key is asked for
+    anonymous_limit: RateLimit = RateLimit()
+
+    # MQTT
+    mqtt_url: str | None = None  # mqtt://user:password@host:port, mqtts://..., embedded
+    mqtt_version: Literal["5", "3.1.1"] = "5"
+    mqtt_username: str | None = None  # these two over what the URL says
+    mqtt_password: SecretStr | None = None
+    mqtt_ca_file: Path | None = None  # None: the system's store
+    mqtt_cert_file: Path | None = None
+    mqtt_key_file: Path | None = None
+    mqtt_sender_limit: RateLimit = RateLimit()
+    results_keep_s: float = Field(default=7 * 86400, gt=0)  # how long a result is kept for repeats
+    embedded_port: int = Field(default=1883, ge=1, le=65534)  # MQTT 3.1.1; MQTT 5 is on the next one
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _mqtt_url_is_known(cls, value: str | None) -> str | None:
+        if value in (None, "", "none"):
+            return None
+        if value != "embedded" and urlsplit(value).scheme not in ("mqtt", "mqtts"):
+            raise ValueError("must be mqtt://host:port, mqtts://host:port, 'embedded' or 'none'")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = Path(os.environ.get("AUTOGLM_CONFIG", CONFIG_FILE))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @cached_property
+    def socket(self) -> Path:
+        """Where the command line finds this agent."""
+        return self.data_dir / "agent.sock"
+
+    def public(self) -> dict[str, Any]:
+        """The settings in force by name, fit for `/status`: no secret in it."""
+        shown = self.model_dump(mode="json", exclude={"api_keys", "mqtt_password"})
+        if self.mqtt_url and "@" in self.mqtt_url:
+            parts = urlsplit(self.mqtt_url)
+            shown["mqtt_url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+        shown["api_keys"] = [key.name for key in self.api_keys]
+        return shown
+
+
+def _default_node() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:64] or "node"
+
+
+def _default_data_dir() -> Path:
+    if state := os.environ.get("STATE_DIRECTORY"):  # systemd's StateDirectory=
+        return Path(state.split(":")[0])
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "autoglm"

@@ -1,0 +1,86 @@
+"""What a Worker asks of an Engine that generates text. Plug-ins implement it; see `llama.py`.
+
+The scheduler owns *which* tokens go where; an Engine owns the tensors. A slot is a place in the KV cache, numbered from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from agent.request import Sampling, TokenLogprob
+
+
+class EngineError(Exception):
+    """The Engine cannot go on: it could not load, or a step failed. Costs the Worker its life."""
+
+
+class Sampler(Protocol):
+    """One Sequence's way of drawing tokens: its random state and what it has seen."""
+
+    def accept(self, token: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Piece:
+    """Some of one Sequence's tokens in a Batch. With a sampler, a token is drawn after the last of them."""
+
+    slot: int
+    start: int  # position of tokens[0]
+    tokens: Sequence[int]
+    sampler: Sampler | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a loaded Engine can do. `context` is in tokens, for each slot; sizes are in bytes."""
+
+    engine: str
+    slots: int
+    context: int
+    vocabulary: int
+    device: str  # "cpu", "cuda"
+    details: Mapping[str, Any] = field(default_factory=dict)  # for `status`: kv type, threads, ...
+
+
+class Engine(Protocol):
+    """A loaded Version. Every call comes from the Worker's one thread."""
+
+    info: EngineInfo
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, special tokens parsed, BOS as the model wants it."""
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes, which may be part of a character. Empty for control tokens."""
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int], index: int) -> Sampler:
+        """Answer `index` of a Request draws with this; the same arguments draw the same tokens."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Make slot `target` hold what `source` holds."""
+
+    def trim(self, slot: int, length: int) -> bool:
+        """Forget the slot's positions from `length` on. False: it could not, and the slot is now empty."""
+
+    def step(self, batch: Sequence[Piece]) -> list[Drawn]:
+        """Compute the batch; one Drawn for each Piece that has a sampler, in order. Raises EngineError."""
+
+    def close(self) -> None: ...
+
+
+Progress = Callable[[float], None]
+"""Told the share of a load that is done, 0 to 1; the Worker's heartbeat while it loads."""
+
+EngineFactory = Callable[[str, Mapping[str, Any], Progress], Engine]
+"""`(path of the model's file, engine settings, progress) -> Engine`. The entry point names one of these."""

@@ -1,0 +1,134 @@
+"""Everything that a caller can be told went wrong.
+
+    AgentError
+    |-- BadRequest             400  the caller must change the request
+    |   `-- PromptTooLong      400  context_length_exceeded
+    |-- Unauthorized           401
+    |-- Forbidden              403
+    |-- NotFound               404  unknown model or route
+    |-- Conflict               409  the id is in use for another body
+    |-- TooLarge               413
+    |-- Overloaded             429  queue full or rate limit; has retry_after
+    |-- Cancelled              499  the caller went away
+    |-- Unavailable            503  no model is ready; has retry_after
+    |-- WorkerLost             503  the Worker died after the answer had begun
+    |-- DeadlineExceeded       504  dropped, or cut, at its deadline
+    `-- InternalError          500
+
+Doors translate these into their own protocol (`status` is HTTP's, `code` is OpenAI's `error.code`).
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Base of all; `str(error)` is a sentence fit for the caller."""
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"  # OpenAI's `error.type`
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after  # seconds
+
+
+class BadRequest(AgentError):
+    status = 400
+    code = "invalid_request"
+    kind = "invalid_request_error"
+
+
+class PromptTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(AgentError):
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class Forbidden(AgentError):
+    status = 403
+    code = "forbidden"
+    kind = "permission_error"
+
+
+class NotFound(AgentError):
+    status = 404
+    code = "not_found"
+    kind = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class Conflict(AgentError):
+    status = 409
+    code = "conflict"
+    kind = "invalid_request_error"
+
+
+class TooLarge(AgentError):
+    status = 413
+    code = "request_too_large"
+    kind = "invalid_request_error"
+
+
+class Overloaded(AgentError):
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
+
+
+class Cancelled(AgentError):
+    status = 499
+    code = "cancelled"
+
+
+class Unavailable(AgentError):
+    status = 503
+    code = "model_unavailable"
+
+
+class WorkerLost(AgentError):
+    status = 503
+    code = "worker_lost"
+
+
+class DeadlineExceeded(AgentError):
+    status = 504
+    code = "deadline_exceeded"
+    kind = "timeout_error"
+
+
+class InternalError(AgentError):
+    pass
+
+
+BY_CODE: dict[str, type[AgentError]] = {
+    error.code: error
+    for error in (
+        BadRequest,
+        PromptTooLong,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        ModelNotFound,
+        Conflict,
+        TooLarge,
+        Overloaded,
+        Cancelled,
+        Unavailable,
+        WorkerLost,
+        DeadlineExceeded,
+        InternalError,
+    )
+}
+"""How a Worker's error, which crosses the socket as its code, becomes an exception again."""

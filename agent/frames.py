@@ -1,0 +1,119 @@
+"""What crosses the socket pair between the agent and a Worker: MessagePack, each frame behind its length (4 bytes, little endian)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from agent.engines.engine import EngineInfo
+from agent.request import Chunk, Prompt, Sampling
+
+MAX_FRAME = 64 * 1024 * 1024  # a prompt is bounded far below this; more is a broken peer
+_LENGTH = struct.Struct("<I")
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """Agent to Worker: begin a Request. `deadline` is CLOCK_MONOTONIC, which both processes share."""
+
+    id: str
+    prompt: Prompt
+    sampling: Sampling
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    n: int
+    priority: int
+    deadline: float | None
+    attempt: int
+    echo: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Agent to Worker: drop the Request at the next step; no answer is owed."""
+
+    id: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Agent to Worker: exit now, in good order."""
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent: the load goes on; `share` of it is done, 0 to 1."""
+
+    share: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent: loaded and warm."""
+
+    info: EngineInfo
+
+
+class Broken(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent: the load failed, or a step did; the Worker exits after this."""
+
+    reason: str
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    """One Request's news of a step: a Chunk, or the error that ended it."""
+
+    id: str
+    chunk: Chunk | None = None
+    code: str = ""
+    message: str = ""
+
+
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent, at each step and at least each half second: the loop lives, and what it did.
+
+    Counters (`steps` to `padded`) grow since the Worker's start; the rest are of this moment.
+    """
+
+    said: list[Said] = []
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    padded: int = 0
+    kv_used: float = 0.0  # share of all slots' positions that active Sequences hold
+    step_seconds: float = 0.0  # of the last step
+    batch: int = 0  # Sequences in the last step
+
+
+ToWorker = Start | Cancel | Stop
+ToAgent = Loading | Ready | Broken | Beat
+
+_encoder = msgspec.msgpack.Encoder()
+T = TypeVar("T")
+
+
+def encode(frame: ToWorker | ToAgent) -> bytes:
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Reader:
+    """Gathers bytes and gives whole frames of one direction's kinds. ValueError: the peer is broken."""
+
+    def __init__(self, kinds: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kinds)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield self._decoder.decode(body)

@@ -1,0 +1,1 @@
+"""Agreement with the cloud, and the durable state that it rests on."""

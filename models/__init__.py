@@ -1,0 +1,1 @@
+"""What a model is: names, Versions, files, and where they come from."""
