@@ -1,0 +1,45 @@
+"""Structured logs on standard error: lines for people on a terminal, one JSON object a line otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+SHARED: tuple[structlog.typing.Processor, ...] = (
+    structlog.contextvars.merge_contextvars,  # what a door bound, such as the request id
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def configure(level: str = "info", format: Literal["auto", "text", "json"] = "auto") -> None:
+    """Send structlog's events, and what libraries log by `logging`, to standard error in one format."""
+    text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=(*SHARED, structlog.stdlib.add_logger_name),
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(text)],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=threshold, force=True)
+    for chatty in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
+    structlog.configure(
+        processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,  # a second configure(), as in tests, must count
+    )
+
+
+def _renderers(text: bool) -> list[structlog.typing.Processor]:
+    # Tracebacks without local variables: those may hold prompts and keys.
+    if text:
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
