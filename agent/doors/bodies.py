@@ -1,0 +1,119 @@
+"""What OpenAI's clients may send: the fields that are honoured, and the ones that are refused by name.
+
+Unknown fields are ignored, as compatible servers do. A field that would change the answer, and that is not
+supported, is refused: an answer that silently ignored it would be wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from agent.doors.fields import Biases, Content, Prompts, ShortText, Stops, TemplateKwargs, wrong
+
+MAX_MESSAGES = 4096
+
+_STRUCTURED = "structured output is not supported yet"
+_TOOLS = "tools are not supported yet"
+_GRAMMAR = "raw grammars are refused: a nested one can crash the engine"
+REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
+    # field: (why, the values that mean "not asked for"); null always does
+    "grammar": (_GRAMMAR, ("",)),
+    "guided_grammar": (_GRAMMAR, ("",)),
+    "json_schema": (_STRUCTURED, ()),
+    "guided_json": (_STRUCTURED, ()),
+    "guided_regex": (_STRUCTURED, ()),
+    "guided_choice": (_STRUCTURED, ()),
+    "structured_outputs": (_STRUCTURED, ({},)),
+    "response_format": (_STRUCTURED + ": only {'type': 'text'} is", ({"type": "text"},)),
+    "tools": (_TOOLS, ([],)),
+    "tool_choice": (_TOOLS, ("none",)),
+    "functions": (_TOOLS, ([],)),
+    "function_call": (_TOOLS, ("none",)),
+    "web_search_options": (_TOOLS, ()),
+    "audio": ("this node answers with text only", ()),
+    "modalities": ("this node answers with text only", (["text"], [])),
+    "suffix": ("inserting text before a suffix is not supported", ("",)),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class ChatMessage(_Strict):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = Field(validate_default=True, default="")
+    name: ShortText | None = None
+    tool_calls: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_supported(self) -> ChatMessage:
+        if self.tool_calls or self.role in ("tool", "function"):
+            raise wrong(_TOOLS)
+        return self
+
+
+class _Shared(_Strict):
+    """What both kinds of completion share."""
+
+    model: ShortText | None = Field(None, description="Left out: the node's default model.")
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=1_000_000, description="0 and -1: all.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repeat_penalty: float | None = Field(
+        None, gt=0, le=10, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
+    )
+    penalty_last_n: int | None = Field(
+        None, ge=0, le=65536, validation_alias=AliasChoices("penalty_last_n", "repeat_last_n")
+    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logit_bias: Biases = Field(default_factory=dict)
+    stop: Stops = Field(default_factory=list)
+    n: int | None = Field(None, ge=1, le=16)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: ShortText | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    priority: int | None = Field(None, ge=0, le=9, description="9 is served first; the default is 5.")
+    timeout: float | None = Field(None, gt=0, le=86400, description="Seconds until the answer is useless.")
+    ignore_eos: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_refused(cls, values: Any) -> Any:
+        for field, (why, harmless) in REFUSED.items():
+            value = values.get(field)
+            if value is not None and value not in harmless:
+                raise wrong(why, param=field)
+        return values
+
+
+class ChatBody(_Shared):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
+
+
+class CompletionBody(_Shared):
+    """`POST /v1/completions`."""
+
+    prompt: Prompts
+    max_tokens: int | None = Field(None, ge=1, description="The default is 16, as OpenAI's is.")
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+    best_of: int | None = Field(None, description="Refused unless it equals n.")

@@ -1,0 +1,148 @@
+"""The fields of OpenAI's bodies that pydantic's own types cannot check, with messages fit for a caller."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+MAX_PROMPTS = 64
+MAX_CHARACTERS = 2_000_000  # of all messages, or all prompts, together
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_BIASES = 1024
+MAX_TEMPLATE_KWARGS = 16
+MAX_TOKEN_ID = 2**31 - 1
+
+
+def wrong(message: str, *, param: str = "") -> PydanticCustomError:
+    """`param` names the field where pydantic's own location does not."""
+    return PydanticCustomError("wrong", "{message}", {"message": message, "param": param})
+
+
+def text(value: Any) -> str:
+    """A string that any tokenizer can take: no NUL, no half of a surrogate pair."""
+    if not isinstance(value, str):
+        raise wrong("must be a string")
+    if "\0" in value:
+        raise wrong("must not contain a NUL character")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise wrong("must not contain a lone surrogate")
+    return value
+
+
+def _content(value: Any) -> str:
+    """OpenAI's message content, a string or a list of text parts, as one string."""
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return text(value)
+    parts = []
+    for part in value:
+        if not isinstance(part, dict):
+            raise wrong("must be a string, or a list of {'type': 'text', 'text': ...} parts")
+        if part.get("type") != "text":
+            raise wrong("only content parts of the type 'text' are supported")
+        parts.append(text(part.get("text")))
+    return "\n".join(parts)
+
+
+def _prompts(value: Any) -> list[str | tuple[int, ...]]:
+    """OpenAI's four forms of `prompt` as a list of prompts."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
+    if value and type(value[0]) is int:
+        value = [value]
+    if len(value) > MAX_PROMPTS:
+        raise wrong(f"must hold at most {MAX_PROMPTS} prompts")
+    prompts = [_tokens(item) if isinstance(item, list) else text(item) for item in value]
+    if not prompts or not all(prompts):
+        raise wrong("must not be empty")
+    if sum(map(len, prompts)) > MAX_CHARACTERS:
+        raise wrong(f"must hold at most {MAX_CHARACTERS} characters")
+    return prompts
+
+
+def _tokens(value: list[Any]) -> tuple[int, ...]:
+    if not all(type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in value):
+        raise wrong("token ids must be integers from 0")
+    return tuple(value)
+
+
+def _stops(value: Any) -> list[str]:
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list):
+        raise wrong("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise wrong(f"must hold at most {MAX_STOPS} strings, not {len(stops)}")
+    for stop in stops:
+        if not text(stop):
+            raise wrong("must not hold an empty string")
+        if len(stop) > MAX_STOP_CHARACTERS:
+            raise wrong(f"must hold strings of at most {MAX_STOP_CHARACTERS} characters")
+    return stops
+
+
+def _biases(value: Any) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong("must be an object: token id to bias")
+    if len(value) > MAX_BIASES:
+        raise wrong(f"must hold at most {MAX_BIASES} entries")
+    biases = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
+            raise wrong("keys must be token ids")
+        if type(bias) not in (int, float) or not -100 <= bias <= 100:
+            raise wrong("biases must be numbers from -100 to 100")
+        biases[int(key)] = float(bias)
+    return biases
+
+
+def _template_kwargs(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MAX_TEMPLATE_KWARGS:
+        raise wrong(f"must be an object of at most {MAX_TEMPLATE_KWARGS} entries")
+    for key, item in value.items():
+        if not key.isidentifier() or not isinstance(item, str | int | float | None):
+            raise wrong("must map names to strings, numbers, booleans or null")
+    return value
+
+
+_TEXT_PARTS = {"type": "array", "items": {"type": "object", "required": ["type", "text"]}}
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer"}}
+Content = Annotated[
+    str,
+    PlainValidator(_content),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _TEXT_PARTS, {"type": "null"}]}),
+]
+Prompts = Annotated[
+    list[str | tuple[int, ...]],
+    PlainValidator(_prompts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                _TOKEN_IDS,
+                {"type": "array", "items": _TOKEN_IDS},
+            ]
+        }
+    ),
+]
+Stops = Annotated[
+    list[str],
+    PlainValidator(_stops),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOPS}]}
+    ),
+]
+_OBJECT = WithJsonSchema({"type": "object"})
+Biases = Annotated[dict[int, float], PlainValidator(_biases), _OBJECT]
+TemplateKwargs = Annotated[dict[str, Any], PlainValidator(_template_kwargs), _OBJECT]
+ShortText = Annotated[str, BeforeValidator(text), StringConstraints(max_length=512)]
