@@ -51,17 +51,15 @@ wants_cuda() {
 
 # From the build's output: one line that counts on a terminal, every twentieth step otherwise.
 show_build() {
-    local tty=0
-    [ -t 2 ] && tty=1
-    awk -v tty=$tty '
-        match($0, /\[[0-9]+\/[0-9]+\]/) {
-            split(substr($0, RSTART + 1, RLENGTH - 2), at, "/")
-            line = sprintf("    compiled %3d of %d", at[1], at[2])
-            if (tty) printf "\r%s", line > "/dev/stderr"
-            else if (at[1] % 20 == 0 || at[1] == at[2]) print line > "/dev/stderr"
-            fflush("/dev/stderr")
-        }
-        END { if (tty) printf "\n" > "/dev/stderr" }'
+    local line end='\n' done=0
+    [ -t 2 ] && end='\r'
+    while IFS= read -r line; do
+        [[ $line =~ \[([0-9]+)/([0-9]+)\] ]] || continue
+        done=${BASH_REMATCH[1]}
+        [ -t 2 ] || [ $((done % 20)) = 0 ] || [ "$done" = "${BASH_REMATCH[2]}" ] || continue
+        printf "    compiled %3d of %d$end" "$done" "${BASH_REMATCH[2]}" >&2
+    done
+    if [ -t 2 ]; then printf '\n' >&2; fi
 }
 
 # pip's own cache does not know which compiler or CPU a wheel was built with, so wheels are kept by all that matters.

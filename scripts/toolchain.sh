@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: chooses the compiler for the engine (llama.cpp). Sets CC, CXX, ENGINE_FLAGS (for CMake) and TOOLCHAIN
 # (a line that says what was chosen and what it costs).
 #

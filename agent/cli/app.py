@@ -1,0 +1,175 @@
+"""What can be typed: commands, their options, and how they end (0 well, 1 failed, 2 asked wrongly)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from agent import __version__
+from agent.cli.errors import CommandError
+
+HELP = """An inference agent for one device: quantised models over HTTP (OpenAI's API) and MQTT.
+
+[bold]First steps[/bold]
+  autoglm serve              start the agent; the first time brings a model
+  autoglm generate "Hello!"  ask it, from another terminal
+  autoglm publish "Hello!"   ask it by MQTT (serve with --mqtt embedded)
+  autoglm pull SOURCE        bring a model: catalog name, file, URL, owner/repo
+"""
+EPILOG = (
+    "Settings: AUTOGLM_* variables and /etc/autoglm/agent.toml (docs/configuration.md). "
+    "Commands work through the running agent where there is one."
+)
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Model name; the node's own if left out.")]
+Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")]
+System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
+MaxTokens = Annotated[int | None, typer.Option(help="The most tokens to generate.", min=1)]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy, 2 is wild.", min=0, max=2)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"autoglm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Catalog name, file, URL or owner/repo[:file].")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (AUTOGLM_HTTP_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port (AUTOGLM_HTTP_PORT).", max=65535)] = None,
+    mqtt: Annotated[
+        str | None, typer.Option(help="mqtt://host:port, mqtts://..., embedded or none (AUTOGLM_MQTT_URL).")
+    ] = None,
+) -> None:
+    """Run the agent here. The first start brings the default model."""
+    from agent.cli.serve import serve
+
+    serve(model=model, http_host=host, http_port=port, mqtt_url=mqtt)
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="Catalog name, file, URL, or owner/repo[:file].")],
+    name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
+    json: Json = False,
+) -> None:
+    """Bring a model onto the shelf; a running agent offers it."""
+    from agent.cli.shelf import pull
+
+    pull(source, name, json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the models on the shelf."""
+    from agent.cli.shelf import models
+
+    models(json)
+
+
+@app.command()
+def generate(
+    prompt: Prompt,
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no chat template.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask over HTTP, and print the answer as it streams."""
+    from agent.cli.generate import Question, generate
+
+    generate(Question(_text(prompt), model, system, max_tokens, temperature, seed), raw, json)
+
+
+@app.command()
+def publish(
+    prompt: Prompt,
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.", min=1)] = 120,
+    json: Json = False,
+) -> None:
+    """Ask by MQTT, and print the answer as it streams."""
+    from agent.cli.generate import Question
+    from agent.cli.publish import publish
+
+    publish(Question(_text(prompt), model, system, max_tokens, temperature, seed), timeout, json)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show models, queue and Workers of the running agent."""
+    from agent.cli.status import status
+
+    status(json)
+
+
+@app.command()
+def bench(
+    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, with commas.")] = "1,4,8,16",
+    model: Model = None,
+    requests: Annotated[int, typer.Option(help="Requests of each client.", min=1)] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Tokens generated in each answer.", min=2)] = 64,
+    json: Json = False,
+) -> None:
+    """Measure tokens/s and latency of the agent on this box."""
+    from agent.cli.bench import bench
+
+    bench(clients, model, requests, max_tokens, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this machine and the agent; say what to do."""
+    from agent.cli.doctor import doctor
+
+    doctor(json)
+
+
+def _text(prompt: str) -> str:
+    return sys.stdin.read() if prompt == "-" else prompt
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on standard error."""
+    try:
+        app()
+    except CommandError as error:
+        print(f"autoglm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `autoglm models | head -1`: nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

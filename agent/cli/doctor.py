@@ -1,0 +1,146 @@
+"""`doctor`: look at the machine and the agent, and say what to do. Exit code 1: something is broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from agent.cli.errors import CommandError
+from agent.cli.node import HOW_TO_START, Node, find, load_settings
+from agent.cli.screen import out, print_json, size
+
+if TYPE_CHECKING:
+    from agent.config import Settings
+
+MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "broken": "[red]BAD [/red]"}
+NEEDED_DISK = 500_000_000  # bytes: the default model, its download, and the database
+NEEDED_MEMORY = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    about: str
+    state: Literal["ok", "note", "broken"]
+    says: str
+
+
+def doctor(json: bool) -> None:
+    settings = load_settings()
+    node = find(settings)
+    findings = [
+        *_machine(settings),
+        *_engine(),
+        _agent(settings, node),
+        _models(settings, node),
+        _broker(settings),
+    ]
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            out.print(f"{MARKS[finding.state]} {finding.about:<8} ", finding.says, sep="")
+    broken = [finding.about for finding in findings if finding.state == "broken"]
+    if broken:
+        raise CommandError(f"broken: {', '.join(broken)}")
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    memory = _available_memory()
+    state: Literal["ok", "note"] = "ok" if memory >= NEEDED_MEMORY else "note"
+    yield Finding("memory", state, f"{size(memory)} available")
+    folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_DISK:
+        says = f"{size(free)} free under {folder}: make room, or set AUTOGLM_DATA_DIR to a larger disk"
+        yield Finding("disk", "broken", says)
+    else:
+        yield Finding("disk", "ok", f"{size(free)} free under {folder}")
+
+
+def _engine() -> Iterator[Finding]:
+    found = importlib.util.find_spec("llama_cpp")  # finds, does not load: native code stays in Workers
+    if found is None or found.origin is None:
+        yield Finding("engine", "broken", "llama-cpp-python is not installed: make install")
+        return
+    cuda = (Path(found.origin).parent / "lib" / "libggml-cuda.so").exists()
+    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvgpu", "nvhost-gpu"))
+    build = Path(sys.prefix, "engine-build")
+    told = build.read_text().split(";")[0].strip() if build.exists() else "a compiler that is not recorded"
+    amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
+    says = f"llama.cpp by {told}, {'with CUDA' if cuda else 'for the CPU'}"
+    yield Finding("engine", "ok", f"{says}; this CPU has {'AMX' if amx else 'no AMX'}")
+    if gpu and not cuda:
+        yield Finding(
+            "gpu", "note", "a GPU is here but the engine has no CUDA: CUDA=1 make install (needs nvcc)"
+        )
+    elif cuda and not gpu:
+        yield Finding("gpu", "note", "the engine has CUDA, but no GPU is visible: it computes on the CPU")
+    elif gpu:
+        yield Finding("gpu", "ok", "visible, and the engine has CUDA")
+
+
+def _agent(settings: Settings, node: Node | None) -> Finding:
+    if node is None:
+        if _listens(settings.http_host, settings.http_port):
+            says = f"port {settings.http_port} is in use by another program: set AUTOGLM_HTTP_PORT"
+            return Finding("agent", "broken", says)
+        return Finding("agent", "note", f"not running. {HOW_TO_START}")
+    try:
+        node.get("/readyz")
+    except CommandError as error:
+        return Finding("agent", "broken", f"running at {node.where}, but not ready: {error}")
+    return Finding("agent", "ok", f"running and ready at {node.where}")
+
+
+def _models(settings: Settings, node: Node | None) -> Finding:
+    if node is not None:
+        names = sorted({row["model"] for row in node.get("/api/models")})
+    else:
+        from models.shelf import Shelf
+
+        names = sorted({version.model for version in Shelf(settings.data_dir / "models").versions()})
+    if names:
+        return Finding("models", "ok", ", ".join(names))
+    return Finding(
+        "models", "note", f"none yet; serve brings {settings.model}, or: autoglm pull {settings.model}"
+    )
+
+
+def _broker(settings: Settings) -> Finding:
+    if settings.mqtt_url is None:
+        return Finding("mqtt", "note", "off; AUTOGLM_MQTT_URL=embedded or mqtt://host:port turns it on")
+    if settings.mqtt_url == "embedded":
+        host, port = "127.0.0.1", settings.embedded_port
+    else:
+        parts = urlsplit(settings.mqtt_url)
+        host, port = parts.hostname or "", parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+    if _listens(host, port):
+        return Finding("mqtt", "ok", f"a broker listens at {host}:{port}")
+    hint = (
+        "it comes with serve" if settings.mqtt_url == "embedded" else "is it up, and does a firewall let you?"
+    )
+    return Finding("mqtt", "note", f"no broker listens at {host}:{port}: {hint}")
+
+
+def _listens(host: str, port: int) -> bool:
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        socket.create_connection((target, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _available_memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kilobytes = next(line for line in lines if line.startswith("MemAvailable:")).split()[1]
+    return int(kilobytes) * 1024

@@ -1,0 +1,90 @@
+"""Colours, tables and bars on a terminal, plain text otherwise. Answers go to stdout, news to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
+    """Rows under heads; the last `numbers` columns are aligned to the right. Tabs between them in a pipe."""
+    if not out.is_terminal:
+        for row in (heads, *rows):
+            print("\t".join(row))
+        return
+    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, head in enumerate(heads):
+        shown.add_column(head, justify="right" if index >= len(heads) - numbers else "left")
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+
+
+def size(count: int) -> str:
+    """Bytes for people: `98.1 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+class Bar:
+    """Progress of a pull: a bar on a terminal; otherwise a line for each phase and each tenth of it."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=err,
+        )
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._tenth = -1
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, phase: str, done: int, total: int | None) -> None:
+        if err.is_terminal:
+            self._draw(phase, done, total)
+        else:
+            self._write(phase, done, total)
+
+    def _draw(self, phase: str, done: int, total: int | None) -> None:
+        if self._task is None:
+            self._bar.start()
+        if phase != self._phase or self._task is None:
+            self._phase = phase
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(phase, total=total)
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _write(self, phase: str, done: int, total: int | None) -> None:
+        tenth = done * 10 // total if total else 0
+        if (phase, tenth) != (self._phase, self._tenth):
+            self._phase, self._tenth = phase, tenth
+            err.print(f"{phase}: {size(done)}" + (f" of {size(total)}" if total else ""), markup=False)
