@@ -1,0 +1,164 @@
+"""The load process: `python -m bench.load --url http://127.0.0.1:8080 --clients 8 --requests 48`.
+
+Closed loop: each client sends its next request when the last one was answered. Open loop (`--rate`): requests
+come at random moments, whatever the server does, as they do from people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+
+from bench import prompts, sse
+from bench.figures import Answer, Figures, summarise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What to send where."""
+
+    host: str
+    port: int
+    clients: int = 8
+    requests: int = 48  # the measurement ends when so many are answered
+    rate: float | None = None  # requests a second; None is a closed loop
+    tokens: int = 64
+    spread: bool = False  # answers of 1 to 2 * tokens tokens: leaves a server's slots scattered
+    warm_up: bool = True
+    salt: int = 1
+    extra: dict[str, Any]  # what this server needs besides, to generate exactly `tokens` tokens greedily
+
+    def request(self, n: int) -> bytes:
+        tokens = random.Random(n).randint(1, 2 * self.tokens) if self.spread else self.tokens
+        body = {
+            "messages": prompts.messages(n),
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        return sse.post(self.host, self.port, "/v1/chat/completions", body | self.extra)
+
+
+class Client:
+    """Keeps its connection where the server lets it."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._connection: sse.Connection | None = None
+
+    async def ask(self, n: int, exchange: sse.Exchange) -> None:
+        if not (self._connection and self._connection.open):
+            self._connection = await sse.connect(self._load.host, self._load.port)
+        await self._connection.ask(self._load.request(n), exchange)
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+
+
+async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
+    """All clients at once, each asking again and again, until `load.requests` were answered."""
+    clients = [Client(load) for _ in range(load.clients)]
+    if load.warm_up:
+        await asyncio.gather(*(client.ask(next(numbers), sse.Exchange()) for client in clients))
+    exchanges: list[sse.Exchange] = []
+    left, enough = load.requests, asyncio.Event()
+
+    async def one(client: Client) -> None:
+        nonlocal left
+        while True:
+            exchanges.append(sse.Exchange())
+            await client.ask(next(numbers), exchanges[-1])
+            left -= 1
+            if left <= 0:
+                enough.set()
+
+    began = perf_counter()
+    tasks = [asyncio.create_task(one(client)) for client in clients]
+    stop = asyncio.create_task(enough.wait())
+    done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    ended = perf_counter()
+    for task in (stop, *tasks):
+        task.cancel()
+    for client in clients:
+        client.close()
+    for task in done:
+        task.result()  # a client ends only by an error
+    return [sse.read(exchange) for exchange in exchanges], began, ended
+
+
+async def staggered(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
+    """`load.requests` arrivals at `load.rate` a second (Poisson), at the same moments for every server."""
+    assert load.rate
+    chance = random.Random(load.salt)
+    idle = [Client(load)]
+    if load.warm_up:
+        await idle[0].ask(next(numbers), sse.Exchange())
+    exchanges = [sse.Exchange() for _ in range(load.requests)]
+
+    async def one(exchange: sse.Exchange) -> None:
+        client = idle.pop() if idle else Client(load)
+        await client.ask(next(numbers), exchange)
+        idle.append(client)
+
+    began = due = perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for exchange in exchanges:
+            due += chance.expovariate(load.rate)
+            await asyncio.sleep(due - perf_counter())
+            group.create_task(one(exchange))
+    ended = perf_counter()
+    for client in idle:
+        client.close()
+    return [sse.read(exchange) for exchange in exchanges], began, ended
+
+
+async def run(load: Load) -> Figures:
+    numbers = iter(prompts.numbers(load.salt))
+    answers, began, ended = await (staggered if load.rate else closed)(load, numbers)
+    return summarise(answers, began, ended, load.tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8080")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--rate", type=float, help="requests a second: an open loop with random arrivals")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--spread", action="store_true", help="answers of 1 to 2 * tokens tokens")
+    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")
+    parser.add_argument("--salt", type=int, default=1, help="another salt, other prompts")
+    parser.add_argument(
+        "--extra", type=json.loads, default={"ignore_eos": True}, help="JSON merged into each body"
+    )
+    parser.add_argument("--json", action="store_true")
+    args = vars(parser.parse_args())
+    url, as_json = urlsplit(args.pop("url")), args.pop("json")
+    load = Load(host=url.hostname or "127.0.0.1", port=url.port or 80, **args)
+    with contextlib.suppress(KeyboardInterrupt):
+        figures = asdict(uvloop.run(run(load)))
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        figures["load_cpu_s"] = (
+            usage.ru_utime + usage.ru_stime
+        )  # what measuring itself cost, start and reading included
+        if as_json:
+            print(json.dumps(figures))
+        else:
+            print("\n".join(f"{name:>14} {value:10.2f}" for name, value in figures.items()))
+
+
+if __name__ == "__main__":
+    main()
