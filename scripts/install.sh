@@ -68,8 +68,8 @@ install_engine() {
     pin=$(grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
     flags="$ENGINE_FLAGS -DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}"
     if wants_cuda; then flags="$flags -DGGML_CUDA=on"; fi
-    key=$( (echo "$pin $flags" && "$CXX" --version && uname -m &&
-        grep -m1 -E '^(flags|Features)' "$CPUINFO") | sha256sum | cut -c1-16)
+    key=$( (echo "$pin $flags" && "$CXX" --version && uname -m
+        grep -m1 -E '^(flags|Features)' "$CPUINFO" || true) | sha256sum | cut -c1-16)
     kept=${XDG_CACHE_HOME:-$HOME/.cache}/autoglm/engine/$key
     if ! ls "$kept"/*.whl >/dev/null 2>&1; then
         say "Building llama.cpp for this CPU with $TOOLCHAIN: some minutes, once"

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sourced: chooses the compiler for the engine (llama.cpp). Sets CC, CXX, ENGINE_FLAGS (for CMake) and TOOLCHAIN
 # (a line that says what was chosen and what it costs).
 #

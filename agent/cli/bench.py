@@ -1,7 +1,7 @@
 """`bench`: what this box does with this model, measured over HTTP against the running agent.
 
-A closed loop: each client asks again as soon as it has its answer. Greedy; the prompts differ in their end, so
-that the agent's prefix cache helps as it would for users who share a system prompt.
+A closed loop: each client asks again as soon as it has its answer. Greedy; the prompts differ in their end,
+so that the agent's prefix cache helps as it would for users who share a system prompt.
 """
 
 from __future__ import annotations
