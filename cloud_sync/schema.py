@@ -1,0 +1,119 @@
+"""How the node's database is opened and what is in it. Migrations are numbered and recorded in it.
+
+A file that SQLite finds damaged is set aside beside its successor, never deleted: the agent must serve, and
+what was in the file can still be looked for (`sqlite3 FILE .recover`). The caller is told, to say it loudly.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+WAL_BYTES = 16 * 1024 * 1024  # what the write-ahead log is cut back to
+
+migrations = Migrations("state")
+
+
+@migrations(name="0001_prompts")
+def _prompts(db: Database) -> None:
+    # AUTOINCREMENT: a number is never used twice, so that "after this one" always means "newer".
+    db.execute("""
+        CREATE TABLE inbox (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,      -- arrival order
+            sender TEXT NOT NULL,                       -- '' where the topic named none
+            id TEXT NOT NULL,
+            digest BLOB NOT NULL,                       -- SHA-256 of the body
+            body BLOB,                                  -- NULL once finished
+            state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done')),
+            runs INTEGER NOT NULL DEFAULT 0,            -- how often it was begun, counted before it runs
+            lives INTEGER NOT NULL DEFAULT 0,           -- Workers that died while it ran
+            received_at REAL NOT NULL,                  -- node time, see State.now
+            finished_at REAL,
+            UNIQUE (sender, id)
+        ) STRICT""")
+    db.execute("CREATE INDEX inbox_waiting ON inbox (seq, sender) WHERE state = 'waiting'")
+    db.execute("CREATE INDEX inbox_finished ON inbox (finished_at) WHERE finished_at IS NOT NULL")
+    db.execute("""
+        CREATE TABLE addresses (                        -- who waits for a prompt that is not finished
+            inbox_seq INTEGER NOT NULL REFERENCES inbox (seq),
+            topic TEXT NOT NULL,
+            correlation BLOB NOT NULL,                  -- empty: none
+            acks INTEGER NOT NULL,                      -- whether the receiver sends the id to `acks`
+            expires_at REAL,                            -- node time; NULL: when the result itself goes
+            PRIMARY KEY (inbox_seq, topic, correlation)
+        ) STRICT, WITHOUT ROWID""")
+    db.execute("""
+        CREATE TABLE results (
+            inbox_seq INTEGER PRIMARY KEY REFERENCES inbox (seq),
+            payload BLOB NOT NULL                       -- the bytes as they were published
+        ) STRICT""")
+    db.execute("""
+        CREATE TABLE outbox (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,      -- in the order of publication
+            inbox_seq INTEGER REFERENCES inbox (seq),   -- its result is what to publish; else `payload` is
+            payload BLOB,
+            topic TEXT NOT NULL,
+            correlation BLOB NOT NULL,
+            acks INTEGER NOT NULL,
+            expires_at REAL NOT NULL,
+            UNIQUE (inbox_seq, topic, correlation)
+        ) STRICT""")
+    db.execute("CREATE INDEX outbox_expiry ON outbox (expires_at)")
+    db.execute("CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), elapsed REAL NOT NULL) STRICT")
+    db.execute("INSERT INTO clock VALUES (1, 0)")
+
+
+def prepare(path: Path) -> Path | None:
+    """Make `path` a sound database of this schema; where a damaged one was in the way, the name it has now.
+
+    Raises sqlite3.OperationalError where the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _migrate(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        aside = _set_aside(path)
+        _migrate(path)
+        return aside
+    return None
+
+
+def _migrate(path: Path) -> None:
+    db = connect(path)
+    try:
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        migrations.apply(Database(db))
+    finally:
+        db.close()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that may write. The caller opens transactions itself."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before WAL, or it is ignored
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+        # After a failed fsync the log may be whole in memory and torn on disk: start from an empty one.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside

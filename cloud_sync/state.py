@@ -1,0 +1,120 @@
+"""What the node must not forget: prompts that it accepted, their results, and what waits for a receiver.
+
+    accept --> waiting --claim--> running --finish--> done --purge--> gone
+                  ^                  |
+                  '-- release, resume'
+
+`finish` writes the result, the outbox rows and the inbox row's state in one transaction; the first result
+wins. Every write is queued when it is called, in that order; its future resolves after the commit, or raises
+StateError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from cloud_sync import ledger, schema
+from cloud_sync.ledger import Accepted, Address, Parcel, Prompt, Purged
+from cloud_sync.writer import StateError, Writer
+
+__all__ = ["Accepted", "Address", "Parcel", "Prompt", "Purged", "State", "StateError"]
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class State:
+    """The node's database. The constructor opens it and blocks; all else is for the event loop.
+
+    `keep_s`: how long a finished prompt is kept, to answer repeats and receivers that were away.
+    """
+
+    def __init__(self, path: Path, *, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keep_s = keep_s
+        self._clock = clock
+        self.set_aside = schema.prepare(path)  # the damaged file that was in the way, if any
+        if self.set_aside is not None:
+            log.error(
+                "state.damaged", set_aside=str(self.set_aside), lost="prompts, results, until recovered"
+            )
+        self._writer = Writer(partial(schema.connect, path))
+        self._reader = schema.connect(path)
+        self._reading = ThreadPoolExecutor(1, "state-reader")
+        self._epoch = ledger.latest_time(self._reader) - clock()
+
+    def now(self) -> float:
+        """Node time: seconds that agents have run on this database. Does not jump with the wall clock."""
+        return self._epoch + self._clock()
+
+    async def close(self) -> None:
+        """Commit what is queued and let go of the file."""
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._reading.shutdown)
+        self._reader.close()
+
+    def accept(self, sender: str, id: str, body: bytes, address: Address) -> asyncio.Future[Accepted]:
+        """Keep a prompt, or find that it is known. `id` is unique for its sender ("": senders unnamed)."""
+        return self._writer.do(partial(ledger.accept, sender, id, body, address, self._keep_s, self.now()))
+
+    def claim(self, limit: int, held: Collection[str] = ()) -> asyncio.Future[list[Prompt]]:
+        """The oldest waiting prompts, none from the senders in `held`; counted as begun before they run."""
+        return self._writer.do(partial(ledger.claim, limit, tuple(held)))
+
+    def release(self, seqs: Iterable[int]) -> asyncio.Future[None]:
+        """Give claimed prompts back that were not run, or were stopped in good order: it was no attempt."""
+        return self._writer.do(partial(ledger.release, tuple(seqs)))
+
+    def resume(self, running: Collection[int] = ()) -> asyncio.Future[int]:
+        """Let everything that was claimed wait again, except what is still `running`; how many those were."""
+        return self._writer.do(partial(ledger.resume, tuple(running)))
+
+    def lost(self, seq: int) -> asyncio.Future[int]:
+        """A Worker died with this prompt: how many have by now."""
+        return self._writer.do(partial(ledger.lost, seq))
+
+    def finish(self, seq: int, payload: bytes) -> asyncio.Future[bool]:
+        """Keep the result and owe it to all who asked. False: there was one already, and that one stays."""
+        return self._writer.do(partial(ledger.finish, seq, payload, self._keep_s, self.now()))
+
+    def post(self, address: Address, payload: bytes) -> asyncio.Future[None]:
+        """Owe a message that belongs to no accepted prompt, such as a refusal."""
+        return self._writer.do(partial(ledger.post, address, payload, self._keep_s, self.now()))
+
+    async def due(self, after: int, limit: int) -> list[Parcel]:
+        """What waits for receivers, in order, from the row after `after` on."""
+        return await self._read(partial(ledger.due, after, limit, self.now()))
+
+    def delivered(self, seq: int) -> asyncio.Future[None]:
+        """The broker has it: the row goes, unless its receiver was asked to say so itself."""
+        return self._writer.do(partial(ledger.delivered, seq))
+
+    def acknowledged(self, sender: str, ids: Iterable[str]) -> asyncio.Future[int]:
+        """The receiver has these results: their rows go. How many went."""
+        return self._writer.do(partial(ledger.acknowledged, sender, tuple(ids)))
+
+    def purge(self) -> asyncio.Future[Purged]:
+        """Drop some of what is past its time and give the pages back; call again until nothing goes."""
+        return self._writer.do(partial(ledger.purge, self._keep_s, self.now()))
+
+    def probe(self) -> asyncio.Future[None]:
+        """Resolves if the database can be written (again)."""
+        return self._writer.do(partial(ledger.keep_time, self.now()))
+
+    async def counts(self) -> dict[str, int]:
+        """How many prompts are `waiting` and `running`, and messages in the `outbox`."""
+        return await self._read(ledger.counts)
+
+    async def _read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, look, self._reader)
+        except sqlite3.Error as error:
+            raise StateError(str(error)) from error
