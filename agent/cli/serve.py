@@ -14,20 +14,36 @@ if TYPE_CHECKING:
 
 
 def serve(**given: Any) -> None:
-    import uvloop
-
-    from agent import log, node
+    from agent.errors import AgentError
+    from models.errors import ModelError
 
     settings = load_settings(**given)
-    log.configure(settings.log_level, settings.log_format)
     _greet(settings)
+    try:
+        serve_until_stopped(settings)
+    except* (
+        AgentError,
+        ModelError,
+        OSError,
+    ) as errors:  # a port in use, a folder that cannot be written, ...
+        raise CommandError(f"cannot serve: {_first(errors)}") from errors
+
+
+def serve_until_stopped(settings: Settings) -> None:
+    """Run the agent until SIGTERM or SIGINT. Only in the main thread, which alone may handle signals."""
+    import uvloop
+
+    from agent import node
+
     with Bar() as bar, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(node.run(settings, report=lambda now: bar.show(now.phase, now.done, now.total)))
-        except KeyboardInterrupt:
-            return
-        except OSError as error:  # a port in use, a data directory that cannot be written
-            raise CommandError(f"cannot serve: {error}") from error
+        runner.run(node.run(settings, report=lambda now: bar.show(now.phase, now.done, now.total)))
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _greet(settings: Settings) -> None:
@@ -35,7 +51,7 @@ def _greet(settings: Settings) -> None:
     if not err.is_terminal:
         return
     url = http_url(settings)
-    mqtt = settings.mqtt_url or "off; AUTOGLM_MQTT_URL=embedded turns it on"
+    mqtt = settings.mqtt_url or "off; autoglm serve --mqtt embedded turns it on"
     if settings.mqtt_url == "embedded":
         mqtt = (
             f"127.0.0.1:{settings.embedded_port} (3.1.1) and :{settings.embedded_port + 1} (5), broker inside"
