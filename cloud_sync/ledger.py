@@ -7,6 +7,7 @@ whether the disk has it.
 from __future__ import annotations
 
 import enum
+import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -98,11 +99,10 @@ def accept(
 
 
 def claim(limit: int, held: tuple[str, ...], db: sqlite3.Connection) -> list[Prompt]:
-    wanted = f"state = 'waiting' AND sender NOT IN ({_marks(held)})"
     rows = db.execute(
-        "SELECT seq, sender, id, body, received_at, runs + 1, lives"
-        f" FROM inbox WHERE {wanted} ORDER BY seq LIMIT ?",  # noqa: S608
-        (*held, limit),
+        "SELECT seq, sender, id, body, received_at, runs + 1, lives FROM inbox WHERE state = 'waiting'"
+        " AND sender NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
+        (json.dumps(held), limit),
     ).fetchall()
     seqs = [row[:1] for row in rows]
     db.executemany("UPDATE inbox SET state = 'running', runs = runs + 1 WHERE seq = ?", seqs)
@@ -118,8 +118,9 @@ def release(seqs: tuple[int, ...], db: sqlite3.Connection) -> None:
 
 def resume(running: tuple[int, ...], db: sqlite3.Connection) -> int:
     return db.execute(
-        f"UPDATE inbox SET state = 'waiting' WHERE state = 'running' AND seq NOT IN ({_marks(running)})",  # noqa: S608
-        running,
+        "UPDATE inbox SET state = 'waiting' WHERE state = 'running'"
+        " AND seq NOT IN (SELECT value FROM json_each(?))",
+        (json.dumps(running),),
     ).rowcount
 
 
@@ -228,7 +229,3 @@ def _owe(
         " VALUES (?, ?, ?, ?, ?, ?)",
         (seq, payload, address.topic, address.correlation, address.acks, expires),
     )
-
-
-def _marks(values: tuple[object, ...]) -> str:
-    return ",".join("?" * len(values))
