@@ -199,7 +199,7 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
 
 
 def _check_vocabulary(values: _Values, tensors: list[Tensor], cursor: Cursor) -> Array | tuple[str, ...]:
-    tokens = values.all.get("tokenizer.ggml.tokens")
+    tokens: Array | tuple[str, ...] | None = values.all.get("tokenizer.ggml.tokens")
     if tokens is None or not _is_array(tokens, STRING):
         raise GGUFError("the file has no vocabulary (key 'tokenizer.ggml.tokens')")
     count = _length(tokens)
@@ -232,7 +232,7 @@ def _length(value: Array | tuple[Any, ...]) -> int:
 
 
 def _token(values: _Values, tokens: Array | tuple[str, ...], cursor: Cursor, key: str) -> str | None:
-    """The text of a special token; None where there is none or it is out of the vocabulary, as in llama.cpp."""
+    """The text of a special token; None where there is none or it is not in the vocabulary."""
     number = values.all.get(key)
     if not isinstance(number, int) or not 0 <= number < _length(tokens):
         return None

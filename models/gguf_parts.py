@@ -64,7 +64,7 @@ class Tensor:
 
 
 class Cursor:
-    """A place in an open file that little-endian values are read from. GGUFError: past the end or the bound."""
+    """A place in an open file that little-endian values are read from. GGUFError: past the end or bound."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.at = 0

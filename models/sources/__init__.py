@@ -1,0 +1,6 @@
+"""Where models come from: the catalog, files, URLs, the hub, Python packages."""
+
+from models.sources.progress import Progress, Report
+from models.sources.pull import pull
+
+__all__ = ["Progress", "Report", "pull"]

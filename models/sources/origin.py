@@ -1,0 +1,49 @@
+"""Where one file comes from, and the file once it has come."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from models.shelf import Shelf
+from models.sources.progress import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file in the pull's folder."""
+
+    path: Path
+    size: int  # bytes
+    sha256: str
+    etag: str = ""
+
+
+class Origin(Protocol):
+    """One way to a file. `sha256` is None where nobody promises one."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for pulls that may share what was fetched so far; may hold secrets."""
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
+        """Bring the file into the folder, which holds what an interrupted fetch left. Raises ModelError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source means: the Model's name, its file's name, and the way to it."""
+
+    model: str
+    file: str
+    source: str  # as the Manifest shows it, without secrets
+    origin: Origin
+
+
+def key_of(origin: Origin) -> str:
+    return hashlib.sha256(origin.identity.encode()).hexdigest()[:24]

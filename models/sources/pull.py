@@ -1,0 +1,54 @@
+"""Bring a model to the shelf."""
+
+from __future__ import annotations
+
+import errno
+
+from models.errors import ModelError, NoRoom, WrongDigest
+from models.gguf import read_header
+from models.manifest import File
+from models.shelf import Shelf, Staged, Version
+from models.sources import work
+from models.sources.find import find_out, on_shelf
+from models.sources.origin import Found, key_of
+from models.sources.progress import Meter, Report
+from models.sources.threads import in_thread
+
+
+async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Report) -> Version:
+    """Put what `source` means on the shelf, as the Model `name` or as the source's own name, and return it.
+
+    A source is a catalog name, a GGUF file, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging Face
+    `owner/repo[:file]`. What is there already is not fetched again; what was interrupted goes on from there.
+    Raises ModelError; cancelling leaves only what a later pull can resume.
+    """
+    meter = Meter(report)
+    try:
+        found = await find_out(source, name, meter)
+        version = await in_thread(on_shelf, found, shelf) or await _fetch(found, shelf, meter)
+    except OSError as error:
+        raise _translated(error) from error
+    meter("ready", version.size, version.size)
+    return version
+
+
+async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
+    key = key_of(found.origin)
+    await in_thread(work.sweep, shelf)
+    async with work.working(shelf, key, meter) as folder:
+        if version := await in_thread(on_shelf, found, shelf):
+            return version  # another pull has brought it while this one waited
+        fetched = await found.origin.fetch(folder, meter, shelf)
+        if found.origin.sha256 not in (None, fetched.sha256):
+            raise WrongDigest(f"{found.source}: the file's SHA-256 is {fetched.sha256}, not the promised one")
+        await in_thread(read_header, fetched.path)
+        staged = Staged(File(path=found.file, size=fetched.size, sha256=fetched.sha256), fetched.path)
+        version = await in_thread(shelf.add, found.model, [staged], source=found.source, etag=fetched.etag)
+        await in_thread(work.finish, shelf, key)
+        return version
+
+
+def _translated(error: OSError) -> ModelError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom("the disk is full: make room, or set AUTOGLM_DATA_DIR to a larger disk")
+    return ModelError(f"{error.filename or 'a file'}: {error.strerror or error}")
