@@ -47,6 +47,7 @@ class EngineInfo:
     context: int
     vocabulary: int
     device: str  # "cpu", "cuda"
+    trims: bool = True  # whether part of a slot can be forgotten; recurrent models cannot
     details: Mapping[str, Any] = field(default_factory=dict)  # for `status`: kv type, threads, ...
 
 

@@ -1,0 +1,172 @@
+"""Which Version the node serves: the first load, and the drain and swap to a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent import device
+from agent.config import Settings
+from agent.offered import Offered
+from agent.serving import Serving
+from agent.supervisor import Deadlines, Launch, State, Supervisor
+from agent.telemetry import Telemetry
+from models.errors import ModelError, Unreachable
+from models.gguf import read_header
+from models.shelf import Shelf, Version
+from models.sources import Progress, pull
+
+log = structlog.get_logger()
+
+RETRY_S = 30.0  # between tries to get the first model
+
+
+class Activation:
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        shelf: Shelf,
+        telemetry: Telemetry,
+        report: Callable[[Progress], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._serving = serving
+        self._shelf = shelf
+        self._telemetry = telemetry
+        self._report = report
+        self._supervisor: Supervisor | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._changing = asyncio.Lock()
+        self.settled = asyncio.Event()  # the first load has ended, well or badly
+
+    async def run(self) -> None:
+        """Get the model, load it, and keep it up."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            if version := await self._first():
+                await self.activate(version)
+            self.settled.set()
+            await asyncio.Event().wait()
+
+    def alive(self, within_s: float) -> bool:
+        """Whether the supervisor made progress lately."""
+        one = self._supervisor
+        idle = one is None or one.state is State.STOPPED
+        return idle or time.monotonic() - one.progressed < within_s + 1  # type: ignore[union-attr]
+
+    async def close(self) -> None:
+        if self._supervisor:
+            await self._supervisor.stop()
+
+    async def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
+        """Rows of progress, then what was pulled. Raises ModelError."""
+        rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        def report(progress: Progress) -> None:
+            rows.put_nowait({"phase": progress.phase, "done": progress.done, "total": progress.total})
+
+        async def work() -> Version:
+            try:
+                return await pull(source, self._shelf, name=name, report=report)
+            finally:
+                rows.put_nowait(None)
+
+        task = asyncio.create_task(work())
+        try:
+            while (row := await rows.get()) is not None:
+                yield row
+            version = await task
+        finally:
+            task.cancel()
+        active = self._serving.offered()
+        if active and active[0].name == version.model and active[0].version != version.version:
+            yield {"phase": "load", "done": 0, "total": None}
+            await self.activate(version)
+        yield {"model": version.model, "version": version.version, "path": str(version.path)}
+
+    async def activate(self, version: Version) -> None:
+        """Serve this Version; by drain and swap where another is served. Back to that one if this one does not load."""
+        async with self._changing:
+            old, former = self._supervisor, self._serving.offered()
+            self._serving.hold("a new Version is being loaded")
+            try:
+                if old is not None:
+                    await self._serving.drain(self._settings.drain_s)
+                    await self._end(old)
+                offered = await self._load(version)
+                if offered is None and former:
+                    log.error("the new Version does not load: back to the former", version=version.version)
+                    await self._load(self._shelf.get(former[0].name, former[0].version))
+            finally:
+                self._serving.hold("")
+
+    async def _load(self, version: Version) -> Offered | None:
+        """Start a supervisor for it and wait for the first load; None: it failed (its supervisor goes on trying)."""
+        offered = await asyncio.to_thread(describe, version)
+        launch = Launch(
+            offered.name,
+            offered.version,
+            self._settings.engine,
+            offered.path,
+            await device.engine_settings(self._settings, offered),
+        )
+        deadlines = Deadlines(self._settings.worker_deadline_s, self._settings.load_deadline_s)
+        supervisor = Supervisor(launch, self._serving, deadlines, self._telemetry)
+        self._supervisor = supervisor
+        self._serving.attach(offered, supervisor)
+        assert self._group is not None
+        self._running = self._group.create_task(supervisor.run())
+        await supervisor.settled.wait()
+        return offered if supervisor.state is State.READY else None
+
+    async def _end(self, supervisor: Supervisor) -> None:
+        await supervisor.stop()
+        if self._running:
+            await self._running
+
+    async def _first(self) -> Version | None:
+        """The model that the settings name: from the shelf, else pulled, however long that takes."""
+        while True:
+            try:
+                return await self._wanted()
+            except Unreachable as error:
+                log.warning("cannot get the model yet", error=str(error), retry_in_s=RETRY_S)
+                self._serving.hold(f"the model cannot be fetched: {error}")
+                self.settled.set()
+            except (ModelError, OSError) as error:
+                log.error("no model to serve", error=str(error))
+                self._serving.hold(f"no model to serve: {error}")
+                return None
+            await asyncio.sleep(RETRY_S)
+
+    async def _wanted(self) -> Version:
+        source = self._settings.model
+        for version in await asyncio.to_thread(self._shelf.versions):
+            if source in (version.model, version.manifest.source, f"{version.model}:{version.version}"):
+                return version
+        self._serving.hold(f"the model {source} is being pulled")
+        return await pull(source, self._shelf, report=self._report or (lambda _: None))
+
+
+def describe(version: Version) -> Offered:
+    """What callers and the engine must know of a Version before it is loaded. Raises GGUFError."""
+    header = read_header(Path(version.path))
+    tokens = {"bos_token": header.bos_token or "", "eos_token": header.eos_token or ""}
+    return Offered(
+        name=version.model,
+        version=version.version,
+        path=str(version.path),
+        size=version.size,
+        created=version.manifest.created,
+        template=header.chat_template,
+        tokens=tokens,
+        trained_context=header.context_length,
+        header=header,
+    )

@@ -1,0 +1,105 @@
+"""Who may come in and whose turn it is: token buckets and the fair queue. No I/O; handed the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+AGING_S = 5.0
+"""Each so many seconds of waiting are worth one priority, so that nobody starves."""
+
+
+class Bucket:
+    """`per_minute` units flow in; a minute's worth may be taken at once. A debt is allowed, and waited out."""
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self.per_minute = per_minute
+        self._level = per_minute
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Seconds until the bucket is not empty; 0: come in."""
+        self._refill(now)
+        return 0.0 if self._level > 0 else (1e-9 - self._level) * 60 / self.per_minute
+
+    def take(self, units: float, now: float) -> None:
+        """Negative units are given back."""
+        self._refill(now)
+        self._level = min(self.per_minute, self._level - units)
+
+    def full(self, now: float) -> bool:
+        self._refill(now)
+        return self._level >= self.per_minute
+
+    def _refill(self, now: float) -> None:
+        self._level = min(self.per_minute, self._level + (now - self._at) * self.per_minute / 60)
+        self._at = now
+
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Waiting(Generic[T]):
+    item: T
+    sender: str
+    priority: int
+    cost: float  # tokens, estimated
+    since: float
+
+
+@dataclass(slots=True)
+class FairQueue(Generic[T]):
+    """Highest priority first, aged by waiting; within it, the sender that had least of late; within it, the oldest.
+
+    What a sender had is counted in tokens, from the level of the others that wait: who comes back after a pause has no
+    credit to spend on them.
+    """
+
+    entries: list[Waiting[T]] = field(default_factory=list)
+    tokens: float = 0.0  # cost of all that wait
+    _had: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def push(self, entry: Waiting[T], *, again: bool = False) -> None:
+        """With `again` it was out before, and goes to the front of its equals."""
+        waiting = {one.sender for one in self.entries}
+        if entry.sender not in waiting:
+            floor = min((self._had[sender] for sender in waiting), default=0.0)
+            if not waiting:
+                self._had.clear()
+            self._had[entry.sender] = max(self._had.get(entry.sender, 0.0), floor)
+        if again:
+            self.entries.insert(0, entry)
+        else:
+            self.entries.append(entry)
+        self.tokens += entry.cost
+
+    def pop(self, now: float) -> T:
+        """The next one. IndexError: nobody waits."""
+        if not self.entries:
+            raise IndexError("nobody waits")
+        best = max(
+            range(len(self.entries)),
+            key=lambda at: (self._urgency(self.entries[at], now), -self._had[self.entries[at].sender], -at),
+        )
+        entry = self.entries[best]
+        self._had[entry.sender] += entry.cost
+        self._drop(best)
+        return entry.item
+
+    def remove(self, item: T) -> bool:
+        for at, entry in enumerate(self.entries):
+            if entry.item is item:
+                self._drop(at)
+                return True
+        return False
+
+    def _drop(self, at: int) -> None:
+        self.tokens -= self.entries[at].cost
+        del self.entries[at]
+
+    def _urgency(self, entry: Waiting[T], now: float) -> int:
+        return entry.priority + int((now - entry.since) / AGING_S)

@@ -1,0 +1,74 @@
+"""What this machine can carry: cores, memory, and from them the engine's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from agent.config import Settings
+from agent.offered import Offered
+
+DEFAULT_CONTEXT = 4096  # tokens
+DEFAULT_SLOTS = 32
+STEP_TOKENS = 512  # the most that one step carries
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
+MEMORY_SHARE = 0.5  # of what is available, for the KV cache
+
+
+def cores() -> int:
+    """Physical cores that this process may use: hyperthreads gain nothing, and a quota or affinity counts."""
+    allowed = os.sched_getaffinity(0)
+    siblings = {_siblings(cpu) for cpu in allowed}
+    return max(1, min(len(siblings), _quota() or len(siblings)))
+
+
+def available_memory() -> int:
+    """Bytes that may be taken without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
+    """What the Worker's Engine is started with; see engines/llama.py for the names."""
+    context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
+    return {
+        "slots": settings.max_batch_size or _slots(settings, offered, context),
+        "context": context,
+        "threads": settings.threads or cores(),
+        "gpu_layers": settings.gpu_layers,
+        "kv_type": settings.kv_type,
+        "flash_attention": settings.flash_attention,
+        "step_tokens": STEP_TOKENS,
+        "step_target_ms": settings.step_target_ms,
+        "prefill_piece": settings.prefill_piece,
+    }
+
+
+def _slots(settings: Settings, offered: Offered, context: int) -> int:
+    """As many as MEMORY_SHARE of the memory has room for, 32 at most."""
+    if offered.header is None:
+        return DEFAULT_SLOTS
+    number = KV_BYTES.get(settings.kv_type, KV_BYTES["f16"])
+    each = context * offered.header.kv_width * number
+    room = max(0, available_memory() - offered.size) * MEMORY_SHARE
+    return max(1, min(DEFAULT_SLOTS, int(room / each) if each else DEFAULT_SLOTS))
+
+
+def _siblings(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota() -> int | None:
+    """Whole CPUs of the cgroup's quota; None: no quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))

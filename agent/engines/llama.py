@@ -1,0 +1,233 @@
+"""llama.cpp, by llama-cpp-python's low-level API. The only module that imports llama_cpp, and only inside a Worker.
+
+Settings (a mapping): slots, context (tokens a slot), threads, gpu_layers, kv_type, flash_attention, step_tokens,
+extra_bufts (false: without AMX and repacked weights).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("KMP_BLOCKTIME", "0" if os.environ.get("AUTOGLM_OMP_SLEEPS") else "200")
+
+import llama_cpp.llama_cpp as llama  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress  # noqa: E402
+from agent.engines.sampling import NumpySampler, Row, greatest, log_softmax  # noqa: E402
+from agent.request import Sampling, TokenLogprob  # noqa: E402
+
+KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
+FLASH = {"auto": -1, "off": 0, "on": 1}
+CONTEXT_STEP = 256  # llama.cpp pads a slot's context to it
+
+
+@llama.llama_log_callback
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    if level >= 3 and level != 5:  # warnings and errors; 5 continues a line
+        sys.stderr.write(text.decode("utf-8", "replace"))
+
+
+class Batch:
+    """A llama_batch in numpy memory, filled in place: nothing is allocated in a step."""
+
+    def __init__(self, size: int) -> None:
+        self._token = np.zeros(size, np.int32)
+        self._pos = np.zeros(size, np.int32)
+        self._count = np.ones(size, np.int32)
+        self._seq = np.zeros(size, np.int32)
+        self._logits = np.zeros(size, np.int8)
+        pointers = self._seq.ctypes.data + np.arange(size, dtype=np.uintp) * self._seq.itemsize
+        self._seq_pointers = pointers.astype(np.uintp)
+        self.struct = llama.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._token, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._pos, ctypes.c_int32),
+            n_seq_id=_pointer(self._count, ctypes.c_int32),
+            seq_id=_pointer(self._seq_pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+    def fill(self, pieces: Sequence[Piece]) -> None:
+        at = 0
+        for piece in pieces:
+            end = at + len(piece.tokens)
+            self._token[at:end] = piece.tokens
+            self._pos[at:end] = range(piece.start, piece.start + end - at)
+            self._seq[at:end] = piece.slot
+            self._logits[at:end] = 0
+            self._logits[end - 1] = piece.sampler is not None
+            at = end
+        self.struct.n_tokens = at
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+class LlamaEngine:
+    def __init__(self, path: str, settings: Mapping[str, Any], progress: Progress) -> None:
+        llama.llama_log_set(_log, ctypes.c_void_p(0))
+        llama.llama_backend_init()
+        self._model = self._load(path, settings, progress)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._ctx = self._open(settings)
+        self._memory = llama.llama_get_memory(self._ctx)
+        self._vocabulary = llama.llama_vocab_n_tokens(self._vocab)
+        self._batch = Batch(int(settings["step_tokens"]) + int(settings["slots"]))
+        self._pieces: dict[int, bytes] = {}
+        self._ends = {t for t in range(self._vocabulary) if llama.llama_vocab_is_eog(self._vocab, t)}
+        self._banned = np.array(sorted(self._ends), np.intp)
+        self.info = self._describe(settings)
+        self._warm_up()
+
+    def tokenize(self, text: str) -> list[int]:
+        data = text.encode()
+        room = len(data) + 16
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, True, True)
+        if count < 0:
+            raise EngineError(f"llama_tokenize wants room for {-count} tokens")
+        found = list(tokens[:count])
+        bos = llama.llama_vocab_bos(self._vocab)
+        if found[:2] == [bos, bos]:  # the template wrote one, and the tokenizer another
+            del found[0]
+        return found
+
+    def piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            buffer = ctypes.create_string_buffer(256)
+            count = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if count < 0:
+                buffer = ctypes.create_string_buffer(-count)
+                count = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            self._pieces[token] = buffer.raw[: max(count, 0)]
+        return self._pieces[token]
+
+    def ends(self, token: int) -> bool:
+        return token in self._ends
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int], index: int) -> NumpySampler:
+        return NumpySampler(sampling, prompt, index, self._banned)
+
+    def copy(self, source: int, target: int) -> None:
+        llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def trim(self, slot: int, length: int) -> bool:
+        if llama.llama_memory_seq_rm(self._memory, slot, length, -1):
+            return True
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
+
+    def step(self, batch: Sequence[Piece]) -> list[Drawn]:
+        self._batch.fill(batch)
+        code = llama.llama_decode(self._ctx, self._batch.struct)
+        if code != 0:
+            raise EngineError(f"llama_decode failed with {code}")
+        samplers = [piece.sampler for piece in batch if isinstance(piece.sampler, NumpySampler)]
+        if not samplers:
+            return []
+        logits = llama.llama_get_logits(self._ctx)
+        rows = np.ctypeslib.as_array(logits, shape=(len(samplers), self._vocabulary))
+        return self._draw(rows, samplers)
+
+    def close(self) -> None:
+        llama.llama_free(self._ctx)
+        llama.llama_model_free(self._model)
+
+    def _draw(self, rows: NDArray[np.float32], samplers: list[NumpySampler]) -> list[Drawn]:
+        raw = [
+            log_softmax(row) if one.logprobs is not None else None
+            for row, one in zip(rows, samplers, strict=True)
+        ]
+        for row, sampler in zip(rows, samplers, strict=True):
+            sampler.shape(row)
+        if all(sampler.greedy for sampler in samplers):
+            return [Drawn(int(token)) for token in rows.argmax(axis=1)]
+        drawn = []
+        for row, sampler, logprobs in zip(rows, samplers, raw, strict=True):
+            token = sampler.draw(row)
+            drawn.append(Drawn(token, None if logprobs is None else self._logprob(token, logprobs, sampler)))
+        return drawn
+
+    def _logprob(self, token: int, logprobs: Row, sampler: NumpySampler) -> TokenLogprob:
+        top = greatest(logprobs, sampler.logprobs) if sampler.logprobs else ()
+        likeliest = tuple((self.piece(int(one)), float(logprobs[one])) for one in top)
+        return TokenLogprob(self.piece(token), float(logprobs[token]), likeliest)
+
+    def _load(self, path: str, settings: Mapping[str, Any], progress: Progress) -> Any:
+        params = llama.llama_model_default_params()
+        layers = settings.get("gpu_layers")
+        params.n_gpu_layers = -1 if layers is None else int(layers)
+        params.use_extra_bufts = bool(settings.get("extra_bufts", True))
+
+        @llama.llama_progress_callback
+        def told(share: float, _: ctypes.c_void_p) -> bool:
+            progress(share)
+            return True
+
+        params.progress_callback = told
+        model = llama.llama_model_load_from_file(path.encode(), params)
+        if not model:
+            raise EngineError(f"llama.cpp cannot load {path}")
+        if llama.llama_model_has_encoder(model) or not llama.llama_model_has_decoder(model):
+            raise EngineError("this is not a text generation model")
+        return model
+
+    def _open(self, settings: Mapping[str, Any]) -> Any:
+        slots = int(settings["slots"])
+        params = llama.llama_context_default_params()
+        params.n_ctx = slots * -(-int(settings["context"]) // CONTEXT_STEP) * CONTEXT_STEP
+        params.n_batch = int(settings["step_tokens"]) + slots
+        params.n_ubatch = int(settings["step_tokens"])
+        params.n_seq_max = slots
+        params.n_outputs_max = slots
+        params.n_threads = params.n_threads_batch = int(settings["threads"])
+        kind = "q8_0" if settings["kv_type"] == "auto" else str(settings["kv_type"])
+        params.type_k = params.type_v = KV_TYPES[kind]
+        params.flash_attn_type = FLASH[str(settings["flash_attention"])]
+        if kind != "f16":
+            params.flash_attn_type = FLASH["on"]  # a quantised V cache needs it
+        params.kv_unified = False
+        ctx = llama.llama_init_from_model(self._model, params)
+        if not ctx:
+            raise EngineError("llama.cpp cannot make a context of this size: fewer slots or a shorter context may fit")
+        return ctx
+
+    def _describe(self, settings: Mapping[str, Any]) -> EngineInfo:
+        recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        gpu = llama.llama_supports_gpu_offload() and settings.get("gpu_layers") != 0
+        return EngineInfo(
+            engine="llama",
+            slots=int(settings["slots"]),
+            context=llama.llama_n_ctx_seq(self._ctx),
+            vocabulary=self._vocabulary,
+            device="cuda" if gpu else "cpu",
+            trims=not recurrent,
+            details={
+                "threads": settings["threads"],
+                "kv_type": settings["kv_type"],
+                "flash_attention": settings["flash_attention"],
+                "extra_bufts": settings.get("extra_bufts", True),
+                "system": llama.llama_print_system_info().decode(),
+            },
+        )
+
+    def _warm_up(self) -> None:
+        """Touch the weights and start the thread team, so that the first caller does not pay."""
+        bos = max(llama.llama_vocab_bos(self._vocab), 0)
+        self.step([Piece(0, 0, [bos, bos])])
+        llama.llama_synchronize(self._ctx)
+        llama.llama_memory_clear(self._memory, True)
+
+
+def load(path: str, settings: Mapping[str, Any], progress: Progress) -> LlamaEngine:
+    """EngineError: the model cannot be loaded."""
+    return LlamaEngine(path, settings, progress)

@@ -1,0 +1,59 @@
+"""Rate limits by sender: which buckets are whose."""
+
+from __future__ import annotations
+
+from agent.admission import Bucket
+from agent.config import RateLimit, Settings
+from agent.errors import Overloaded
+
+MANY = 4096  # senders remembered; beyond, those with full buckets are forgotten
+
+
+class Limits:
+    """Senders are "http:<key name>" and "mqtt:<sender>"; both kinds of bucket must have something in them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._keys: dict[str, RateLimit] = {f"http:{key.name}": key for key in settings.api_keys}
+        self._anonymous = settings.anonymous_limit
+        self._mqtt = settings.mqtt_sender_limit
+        self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
+
+    def charge(self, sender: str, tokens: float, now: float) -> None:
+        """One request of about so many tokens. Raises Overloaded with the seconds to wait."""
+        requests, budget = self._of(sender, now)
+        wait = max((bucket.wait(now) for bucket in (requests, budget) if bucket), default=0.0)
+        if wait > 0:
+            raise Overloaded(f"the rate limit of {sender!r} is reached", retry_after=wait)
+        if requests:
+            requests.take(1, now)
+        if budget:
+            budget.take(tokens, now)
+
+    def settle(self, sender: str, estimated: float, used: float, now: float) -> None:
+        """What a Request cost in the end, in place of what was estimated."""
+        _, budget = self._of(sender, now)
+        if budget:
+            budget.take(used - estimated, now)
+
+    def _of(self, sender: str, now: float) -> tuple[Bucket | None, Bucket | None]:
+        if sender not in self._buckets:
+            if len(self._buckets) >= MANY:
+                self._forget(now)
+            limit = self._limit(sender)
+            self._buckets[sender] = (
+                Bucket(limit.requests_per_minute, now) if limit.requests_per_minute else None,
+                Bucket(limit.tokens_per_minute, now) if limit.tokens_per_minute else None,
+            )
+        return self._buckets[sender]
+
+    def _limit(self, sender: str) -> RateLimit:
+        if sender.startswith("mqtt:"):
+            return self._mqtt
+        return self._keys.get(sender, self._anonymous)
+
+    def _forget(self, now: float) -> None:
+        self._buckets = {
+            sender: buckets
+            for sender, buckets in self._buckets.items()
+            if any(bucket and not bucket.full(now) for bucket in buckets)
+        }

@@ -1,0 +1,124 @@
+"""This machine's agent: builds the rooms, connects them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import structlog
+
+from agent import __version__, log, systemd
+from agent.activation import Activation
+from agent.config import Settings
+from agent.doors import http, mqtt
+from agent.errors import AgentError
+from agent.serving import Serving
+from agent.telemetry import Telemetry
+from agent.templates import Templates
+from models.shelf import Shelf
+from models.sources import Progress
+
+logger = structlog.get_logger()
+
+Report = Callable[[Progress], None]
+
+
+class Node:
+    """What the doors see of the agent."""
+
+    def __init__(self, settings: Settings, report: Report | None = None) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.templates = Templates()
+        self.serving = Serving(settings, self.telemetry, self.templates)
+        self.shelf = Shelf(settings.data_dir / "models")
+        self.activation = Activation(settings, self.serving, self.shelf, self.telemetry, report)
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+
+    def status(self) -> dict[str, Any]:
+        """The whole of `/status`; no secret in it."""
+        ready, reason = self.serving.ready()
+        return {
+            "node": self.settings.node,
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "ready": ready,
+            "reason": reason or None,
+            "models": [one.public() for one in self.serving.offered()],
+            **self.serving.status(),
+            "settings": self.settings.public(),
+        }
+
+    async def pull(self, source: str, name: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Put a Version on the shelf, and serve it if it is of the Model served. Rows of progress."""
+        async for row in self.activation.pull(source, name):
+            yield row
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with asyncio.TaskGroup() as doors, asyncio.TaskGroup() as house:
+            tasks = [house.create_task(self.serving.run()), house.create_task(self._watchdog())]
+            tasks.append(house.create_task(self.templates.start()))
+            tasks.append(house.create_task(self.activation.run()))
+            tasks.append(house.create_task(self._tell_systemd()))
+            ways = [doors.create_task(http.serve(self))]
+            if self.settings.mqtt_url:
+                ways.append(doors.create_task(mqtt.serve(self)))
+            await self._stop.wait()
+            await self._close()
+            for task in (*ways, *tasks):
+                task.cancel()
+        await self.templates.close()
+
+    async def _close(self) -> None:
+        """In order: nothing new comes in, what runs may end, the Worker goes."""
+        systemd.notify("STOPPING=1")
+        logger.info("stopping", drain_s=self.settings.drain_s)
+        self.serving.close()
+        await self.serving.drain(self.settings.drain_s)
+        await self.activation.close()
+
+    async def _tell_systemd(self) -> None:
+        await self.activation.settled.wait()
+        ready, reason = self.serving.ready()
+        systemd.notify("READY=1", f"STATUS={'serving' if ready else reason}")
+
+    async def _watchdog(self) -> None:
+        """Fed while this loop and the supervisor make progress; a model's health is not its business."""
+        interval = systemd.watchdog_interval()
+        while interval:
+            await asyncio.sleep(interval / 2)
+            if self.activation.alive(interval):
+                systemd.notify("WATCHDOG=1")
+
+
+@contextlib.contextmanager
+def _only_one(settings: Settings):  # type: ignore[no-untyped-def]
+    """Two agents must not share a data folder."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.data_dir / "agent.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AgentError(
+                f"another agent runs on {settings.data_dir}: stop it, or set AUTOGLM_DATA_DIR"
+            ) from error
+        yield
+
+
+async def run(settings: Settings, report: Report | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. `report` hears of the first pull's progress."""
+    log.configure(settings.log_level, settings.log_format)
+    with _only_one(settings):
+        await Node(settings, report).run()

@@ -1,0 +1,41 @@
+"""A Version as it is offered to callers: its name, its chat template, and what its Worker says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.engines.engine import EngineInfo
+from models.gguf import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    name: str
+    version: str
+    path: str
+    size: int  # bytes
+    created: int  # unix seconds, when it came to the shelf
+    template: str | None = None  # the chat template, Jinja; None: a base model
+    tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token", "eos_token": for the template
+    trained_context: int | None = None  # tokens
+    header: Header | None = field(default=None, repr=False)
+    info: EngineInfo | None = None  # None: not loaded yet
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer that one Sequence may have."""
+        return self.info.context if self.info else self.trained_context
+
+    def answers_to(self, name: str) -> bool:
+        return name in ("", self.name, f"{self.name}:{self.version}")
+
+    def public(self) -> dict[str, Any]:
+        """For `/status`."""
+        shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}
+        shown["context"] = self.context
+        if self.info:
+            shown |= {"engine": self.info.engine, "device": self.info.device, "slots": self.info.slots}
+            shown["details"] = dict(self.info.details)
+        return shown

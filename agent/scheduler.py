@@ -1,0 +1,158 @@
+"""The order of steps inside a Worker: who gets a slot, and which tokens go into the next Batch.
+
+Does no I/O and is handed the clock. Per step: decodes first, one row each; then prompt pieces, as many tokens as the
+pace allows; then throwaway rows where a hole would split the Batch (see slots.py).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from agent.engines.engine import Piece
+from agent.pace import LEAST, Pace
+from agent.sequence import Sequence
+from agent.slots import Placement, Slots
+
+MOVE_AFTER = 3
+"""Steps that a hole is padded, in the hope of a newcomer, before a Sequence is moved into it."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. `copies` come first, then `trims`, then the Batch of `pieces`, then the trims of `padding`."""
+
+    copies: list[tuple[int, int]] = field(default_factory=list)  # (source, target) slots
+    trims: list[tuple[int, int]] = field(default_factory=list)  # (slot, positions to keep)
+    pieces: list[Piece] = field(default_factory=list)  # by rising slot
+    drawing: list[Sequence] = field(default_factory=list)  # whose pieces have samplers, in their order
+    padding: list[tuple[int, int]] = field(default_factory=list)  # (slot, positions to keep) after the step
+    rows: int = 0  # decodes
+    prompt_tokens: int = 0
+    cached: int = 0  # prompt tokens found in the KV
+
+
+class Scheduler:
+    def __init__(self, slots: int, context: int, pace: Pace, trims: bool = True) -> None:
+        self.slots = Slots(slots)
+        self.context = context
+        self.pace = pace
+        self._trims = trims  # without, nothing is reused or padded
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self._hole_age = 0
+
+    def add(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+
+    def remove(self, request: str) -> list[Sequence]:
+        """Drop a Request's Sequences, wherever they are."""
+        gone = [one for one in (*self.waiting, *self.running) if one.group.start.id == request]
+        self.waiting = [one for one in self.waiting if one.group.start.id != request]
+        for one in [one for one in gone if one.slot >= 0]:
+            self.finish(one)
+        return gone
+
+    def finish(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.slots.release(sequence.slot)
+
+    def expired(self, now: float) -> list[str]:
+        """Ids of Requests past their deadlines."""
+        late = {
+            one.group.start.id
+            for one in (*self.waiting, *self.running)
+            if one.group.start.deadline is not None and one.group.start.deadline <= now
+        }
+        return sorted(late)
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        self._close_holes(plan)
+        by_slot: dict[int, tuple[Piece, Sequence | None]] = {}
+        for one in self.running:
+            if one.decoding:
+                by_slot[one.slot] = (Piece(one.slot, one.computed, [one.next], one.sampler), one)
+        plan.rows = len(by_slot)
+        self._prefill(plan, by_slot)
+        self._pad(plan, by_slot)
+        for slot in sorted(by_slot):
+            piece, sequence = by_slot[slot]
+            plan.pieces.append(piece)
+            if sequence is not None and piece.sampler is not None:
+                plan.drawing.append(sequence)
+        return plan
+
+    def done(self, plan: Plan, seconds: float) -> None:
+        """The plan was carried out: positions are in the KV now."""
+        padded = {slot for slot, _ in plan.padding}
+        by_slot = {one.slot: one for one in self.running}
+        for piece in plan.pieces:
+            if piece.slot in padded:
+                continue
+            self.slots[piece.slot].tokens.extend(piece.tokens)
+            by_slot[piece.slot].computed += len(piece.tokens)
+        self.pace.took(plan.rows, plan.prompt_tokens, seconds)
+
+    def kv_used(self) -> float:
+        held = sum(len(self.slots[one.slot].tokens) for one in self.running)
+        return held / (len(self.slots) * self.context)
+
+    def _prefill(self, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]) -> None:
+        budget = self.pace.piece(plan.rows)
+        least = min(LEAST, budget)  # crumbs would each cost a pass over the weights
+        for one in sorted((one for one in self.running if not one.decoding), key=lambda one: one.order):
+            # At least one token each: a slot left out would split the Batch.
+            budget -= self._feed(one, max(budget, 1), plan, by_slot)
+        while self.waiting and budget > 0 and (budget >= least or not plan.prompt_tokens):
+            one = self.waiting[0]
+            placement = self.slots.place(one.group.prompt)
+            if placement is None:
+                break
+            del self.waiting[0]
+            if not self._trims:
+                placement = Placement(placement.slot, 0)
+            self.slots.take(placement, one.group.prompt)
+            if placement.copy_from is not None:
+                plan.copies.append((placement.copy_from, placement.slot))
+            plan.trims.append((placement.slot, placement.reused))
+            one.slot, one.computed = placement.slot, placement.reused
+            one.group.cached = max(one.group.cached, placement.reused)
+            plan.cached += placement.reused
+            self.running.append(one)
+            budget -= self._feed(one, budget, plan, by_slot)
+
+    def _feed(
+        self, one: Sequence, budget: int, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]
+    ) -> int:
+        count = min(one.remaining, budget)
+        tokens = one.group.prompt[one.computed : one.computed + count]
+        sampler = one.sampler if count == one.remaining else None
+        by_slot[one.slot] = (Piece(one.slot, one.computed, tokens, sampler), one)
+        plan.prompt_tokens += count
+        return count
+
+    def _pad(self, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]) -> None:
+        if len(by_slot) < 2 or not self._trims:
+            return
+        for slot in range(min(by_slot), max(by_slot)):
+            if slot in by_slot:
+                continue
+            keep = len(self.slots[slot].tokens)
+            if keep >= self.context:  # no room for the throwaway token: give up its last
+                keep -= 1
+                self.slots[slot].tokens.pop()
+                plan.trims.append((slot, keep))
+            by_slot[slot] = (Piece(slot, keep, [0]), None)
+            plan.padding.append((slot, keep))
+
+    def _close_holes(self, plan: Plan) -> None:
+        holes = self.slots.holes()
+        self._hole_age = self._hole_age + 1 if holes and not self.waiting else 0
+        if self._hole_age <= MOVE_AFTER:
+            return
+        source, target = self.slots.end_nearest_empty(), holes[0]
+        moved = next(one for one in self.running if one.slot == source)
+        plan.copies.append((source, target))
+        self.slots.move(source, target)
+        moved.slot = target

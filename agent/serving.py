@@ -1,0 +1,392 @@
+"""One way in for all doors: admission, the queue, the Requests that a Worker has, and what becomes of them when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from agent.admission import FairQueue, Waiting
+from agent.config import Settings
+from agent.engines.engine import EngineInfo
+from agent.errors import (
+    BY_CODE,
+    AgentError,
+    BadRequest,
+    DeadlineExceeded,
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+    WorkerLost,
+)
+from agent.frames import Beat, Cancel, Said, Start
+from agent.limits import Limits
+from agent.offered import Offered
+from agent.request import Chunk, Prompt, Request
+from agent.supervisor import State, Supervisor
+from agent.telemetry import Telemetry
+from agent.templates import Templates
+from agent.ticket import Ticket
+
+log = structlog.get_logger()
+
+LOOKAHEAD = 4
+"""Sequences that the Worker has beyond its slots, so that a freed slot is taken in the very next step."""
+LIVES = 3
+"""Workers that one Request may cost before it is given up. Its last life it has alone, so that the guilty one is found."""
+GUESSED_ANSWER = 256  # tokens, where a Request does not bound its answer
+BYTES_PER_TOKEN = 4  # for estimates
+MOST_BYTES_PER_TOKEN = 32  # beyond, a prompt is too long whatever the tokenizer says
+SWEEP_S = 0.25  # how often the queue is looked through for passed deadlines
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A Request between its door and its Worker."""
+
+    ticket: Ticket
+    cost: float  # tokens, estimated
+    arrived: float
+    deadline: float
+    left: int  # answers that have not finished
+    prompt: Prompt | None = None  # rendered
+    attempt: int = 1
+    last: float = 0.0  # when the last Chunk came; 0: none has
+
+    @property
+    def request(self) -> Request:
+        return self.ticket.request
+
+    @property
+    def alone(self) -> bool:
+        return self.attempt >= LIVES
+
+
+class Serving:
+    """`submit` for the doors; `worker_*` for the supervisor; `attach`, `drain` and `run` for the node."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry, templates: Templates) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._templates = templates
+        self._limits = Limits(settings)
+        self._model: Offered | None = None
+        self._supervisor: Supervisor | None = None
+        self._held = ""  # why the queue waits, where it does
+        self._closed = False
+        self._queue: FairQueue[Job] = FairQueue()
+        self._working: dict[str, Job] = {}
+        self._sequences = 0  # that the Worker has
+        self._wake = asyncio.Event()
+        self._beat = Beat()
+
+    # What doors call.
+
+    def submit(self, request: Request) -> Ticket:
+        """Take a Request in. Raises ModelNotFound, BadRequest, Unavailable or Overloaded at once; the Ticket raises the rest."""
+        try:
+            return self._admit(request)
+        except AgentError as error:
+            self._telemetry.refused.labels(code=error.code).inc()
+            raise
+
+    def offered(self) -> list[Offered]:
+        return [self._model] if self._model else []
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a Request would be answered now, and why not."""
+        if self._supervisor is None:
+            return False, self._held or "no model is loaded yet"
+        if self._supervisor.state is not State.READY:
+            return False, self._supervisor.reason
+        return not self._held, self._held
+
+    def status(self) -> dict[str, Any]:
+        worker: dict[str, Any] = {"state": State.STOPPED, "reason": "no model is loaded yet"}
+        if one := self._supervisor:
+            worker = {"state": one.state, "reason": one.reason, "pid": one.pid, "deaths_in_a_row": one.deaths}
+            worker["loaded"] = round(one.share, 3)
+        worker["sequences"] = {"running": self._beat.running, "waiting": self._beat.waiting}
+        worker["kv_used"] = round(self._beat.kv_used, 4)
+        return {
+            "queue": {"requests": len(self._queue), "tokens": round(self._queue.tokens)},
+            "running": len(self._working),
+            "worker": worker,
+        }
+
+    # What the supervisor tells.
+
+    def worker_ready(self, info: EngineInfo) -> None:
+        self._beat = Beat()
+        if self._model:
+            self._model = replace(self._model, info=info)
+        self._wake.set()
+
+    def worker_said(self, beat: Beat) -> None:
+        self._count(beat)
+        for said in beat.said:
+            if job := self._working.get(said.id):
+                self._hear(job, said)
+        if beat.said:
+            self._wake.set()
+
+    def worker_lost(self, reason: str) -> None:
+        """Requests without a Chunk, and durable ones, are run again; the others end with WorkerLost."""
+        lost, self._working, self._sequences = list(self._working.values()), {}, 0
+        self._beat = Beat()
+        for job in reversed(lost):
+            if job.last and not job.request.durable:
+                self._fail(job, WorkerLost(f"the model's Worker was lost in mid-answer ({reason})"))
+            elif job.attempt >= LIVES:
+                self._fail(job, InternalError(f"the request cost {LIVES} Workers their lives ({reason})"))
+            else:
+                self._again(job)
+        self._wake.set()
+
+    # What the node calls.
+
+    def attach(self, model: Offered, supervisor: Supervisor) -> None:
+        self._model, self._supervisor = model, supervisor
+
+    def hold(self, why: str) -> None:
+        """Let the queue wait; "" lets it go on."""
+        self._held = why
+        self._wake.set()
+
+    def close(self) -> None:
+        """Take nothing in any more."""
+        self._closed = True
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until the Worker has no Request; False: some were left when the time was up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._working:
+                    await asyncio.sleep(0.02)
+        return not self._working
+
+    async def run(self) -> None:
+        """Hand Requests to the Worker as it has room."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_S if len(self._queue) else None):
+                    await self._wake.wait()
+            self._wake.clear()
+            self._drop_late()
+            while self._has_room() and len(self._queue):
+                await self._dispatch(self._queue.pop(time.monotonic()))
+            self._gauges()
+
+    # Admission.
+
+    def _admit(self, request: Request) -> Ticket:
+        now = time.monotonic()
+        if self._closed:
+            raise Unavailable("the agent is stopping", retry_after=5)
+        model = self._resolve(request.model)
+        self._check(request, model)
+        cost = self._cost(request)
+        if len(self._queue) >= self._settings.queue_requests:
+            raise Overloaded("the queue is full", retry_after=self._retry_after())
+        if len(self._queue) and self._queue.tokens + cost > self._settings.queue_tokens:
+            raise Overloaded("the queue is full (tokens)", retry_after=self._retry_after())
+        if request.id in self._working or any(one.item.request.id == request.id for one in self._queue.entries):
+            raise BadRequest(f"a request with id {request.id!r} is running", param="id")
+        self._limits.charge(request.sender, cost, now)
+        deadline = now + self._settings.request_timeout_s
+        if request.deadline is not None:
+            deadline = min(deadline, request.deadline)
+        job = Job(Ticket(request, self._cancelled), cost, now, deadline, request.n, request.prompt)
+        self._queue.push(Waiting(job, request.sender, request.priority, cost, now))
+        self._wake.set()
+        return job.ticket
+
+    def _resolve(self, name: str) -> Offered:
+        if self._model is None:
+            raise Unavailable(self.ready()[1], retry_after=5)
+        if not self._model.answers_to(name):
+            raise ModelNotFound(
+                f"the model {name!r} is not here; this node serves {self._model.name!r}", param="model"
+            )
+        if self._supervisor and self._supervisor.state is State.BACKOFF and self._supervisor.deaths >= LIVES:
+            raise Unavailable(f"the model does not stay up: {self._supervisor.reason}", retry_after=10)
+        return self._model
+
+    def _check(self, request: Request, model: Offered) -> None:
+        if request.messages is not None and model.template is None:
+            raise BadRequest(
+                f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
+            )
+        if request.max_tokens is not None and request.max_tokens > self._settings.max_tokens:
+            raise BadRequest(f"max_tokens is over this node's {self._settings.max_tokens}", param="max_tokens")
+        if model.context and isinstance(request.prompt, tuple) and len(request.prompt) >= model.context:
+            raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
+        if model.context and _size(request) > model.context * MOST_BYTES_PER_TOKEN:
+            raise PromptTooLong(
+                f"the prompt has {_size(request)} bytes, far more than fit the model's context of {model.context} tokens"
+            )
+
+    def _cost(self, request: Request) -> float:
+        prompt = len(request.prompt) if isinstance(request.prompt, tuple) else _size(request) / BYTES_PER_TOKEN
+        answer = GUESSED_ANSWER if request.max_tokens is None else request.max_tokens
+        return prompt + answer * request.n
+
+    def _retry_after(self) -> float:
+        speed = (self._beat.batch / self._beat.step_seconds) if self._beat.step_seconds else 50.0
+        return min(60.0, max(1.0, self._queue.tokens / max(speed, 1.0)))
+
+    # From the queue to the Worker.
+
+    def _has_room(self) -> bool:
+        if self._held or self._supervisor is None or self._supervisor.state is not State.READY:
+            return False
+        if self._model is None or self._model.info is None:
+            return False
+        if any(job.alone for job in self._working.values()):
+            return False
+        return self._sequences < self._model.info.slots + LOOKAHEAD
+
+    async def _dispatch(self, job: Job) -> None:
+        if job.ticket.ended:
+            return
+        if job.deadline <= time.monotonic():
+            return self._fail(job, DeadlineExceeded("the deadline passed while the request waited"))
+        if job.alone:
+            await self.drain(self._settings.request_timeout_s)
+        if job.prompt is None and not await self._render(job):
+            return
+        if self._supervisor is None or self._supervisor.state is not State.READY:
+            self._queue.push(self._entry(job), again=True)
+            return
+        self._telemetry.queue_time.observe(time.monotonic() - job.arrived)
+        self._working[job.ticket.id] = job
+        self._sequences += job.left
+        assert job.prompt is not None
+        request = job.request
+        self._supervisor.send(
+            Start(
+                id=request.id,
+                prompt=job.prompt,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stop=request.stop,
+                n=request.n,
+                priority=request.priority,
+                deadline=job.deadline,
+                attempt=job.attempt,
+                echo=request.echo,
+            )
+        )
+
+    async def _render(self, job: Job) -> bool:
+        assert self._model is not None
+        assert self._model.template is not None
+        context = {**self._model.tokens, **job.request.template_kwargs}
+        try:
+            job.prompt = await self._templates.render(self._model.template, job.request.messages or [], context)
+        except AgentError as error:
+            self._fail(job, error)
+            return False
+        return not job.ticket.ended
+
+    def _entry(self, job: Job) -> Waiting[Job]:
+        return Waiting(job, job.request.sender, job.request.priority, job.cost, job.arrived)
+
+    def _drop_late(self) -> None:
+        now = time.monotonic()
+        for entry in [entry for entry in self._queue.entries if entry.item.deadline <= now]:
+            self._queue.remove(entry.item)
+            self._fail(entry.item, DeadlineExceeded("the deadline passed while the request waited"))
+
+    # From the Worker to the Ticket.
+
+    def _hear(self, job: Job, said: Said) -> None:
+        if said.chunk is None:
+            self._sequences -= job.left
+            del self._working[job.ticket.id]
+            return self._fail(job, BY_CODE.get(said.code, InternalError)(said.message))
+        self._time(job)
+        job.ticket.put(said.chunk)
+        if said.chunk.finish:
+            self._finish(job, said.chunk)
+
+    def _finish(self, job: Job, chunk: Chunk) -> None:
+        job.left -= 1
+        self._sequences -= 1
+        self._telemetry.finished.labels(finished_reason=chunk.finish).inc()
+        if job.left:
+            return
+        del self._working[job.ticket.id]
+        now = time.monotonic()
+        self._telemetry.e2e.observe(now - job.arrived)
+        if usage := chunk.usage:
+            used = usage.prompt_tokens + usage.completion_tokens
+            self._limits.settle(job.request.sender, job.cost, used, now)
+        job.ticket.end()
+
+    def _time(self, job: Job) -> None:
+        now = time.monotonic()
+        if job.last:
+            self._telemetry.inter_token.observe(now - job.last)
+        else:
+            self._telemetry.ttft.observe(now - job.arrived)
+        job.last = now
+
+    def _again(self, job: Job) -> None:
+        job.attempt += 1
+        job.last = 0.0
+        job.left = job.request.n
+        self._telemetry.rerun.inc()
+        self._queue.push(self._entry(job), again=True)
+
+    def _fail(self, job: Job, error: AgentError) -> None:
+        self._telemetry.failed.labels(code=error.code).inc()
+        self._limits.settle(job.request.sender, job.cost, 0, time.monotonic())
+        job.ticket.end(error)
+
+    def _cancelled(self, ticket: Ticket) -> None:
+        job = self._working.pop(ticket.id, None)
+        if job is not None:
+            self._sequences -= job.left
+            if self._supervisor:
+                self._supervisor.send(Cancel(ticket.id))
+        else:
+            for entry in self._queue.entries:
+                if entry.item.ticket is ticket:
+                    self._queue.remove(entry.item)
+                    break
+        self._telemetry.failed.labels(code="cancelled").inc()
+        self._wake.set()
+
+    # Metrics.
+
+    def _count(self, beat: Beat) -> None:
+        old, self._beat, metrics = self._beat, beat, self._telemetry
+        metrics.prompt_tokens.inc(max(0, beat.prompt_tokens - old.prompt_tokens))
+        metrics.cached_tokens.inc(max(0, beat.cached_tokens - old.cached_tokens))
+        metrics.generation_tokens.inc(max(0, beat.generated_tokens - old.generated_tokens))
+        metrics.padded.inc(max(0, beat.padded - old.padded))
+        metrics.kv_use.set(beat.kv_used)
+        if beat.steps > old.steps:
+            metrics.steps.inc(beat.steps - old.steps)
+            metrics.step_time.observe(beat.step_seconds)
+            metrics.batch.observe(beat.batch)
+        self._gauges()
+
+    def _gauges(self) -> None:
+        self._telemetry.running.set(len(self._working))
+        self._telemetry.waiting.set(len(self._queue))
+        self._telemetry.waiting_tokens.set(self._queue.tokens)
+
+
+def _size(request: Request) -> int:
+    """Bytes of the prompt's text, about."""
+    if request.messages is not None:
+        return sum(len(str(message.get("content") or "").encode()) for message in request.messages)
+    return len(request.prompt.encode()) if isinstance(request.prompt, str) else 0

@@ -1,0 +1,251 @@
+"""Keeps one Worker alive for one Version: starts it, listens to its heartbeat, ends it when it is silent, starts it anew.
+
+    STOPPED -> LOADING -> READY -> STOPPED          in good order (swap, agent's end)
+               LOADING | READY -> BACKOFF -> LOADING  it died, was silent, or could not load
+
+Only `_enter` changes the state. What a Worker says goes to `Listener`, which serving implements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import structlog
+
+from agent.engines.engine import EngineInfo
+from agent.frames import Beat, Broken, Loading, Reader, Ready, Stop, ToAgent, ToWorker, encode
+from agent.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+BACKOFF = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before the next start, by deaths in a row
+HEALTHY_S = 60.0  # a Worker that was ready for this long has paid for earlier deaths
+
+
+class State(StrEnum):
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    BACKOFF = "backoff"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a Worker is started with."""
+
+    model: str  # the Model's name, for logs
+    version: str
+    engine: str
+    path: str
+    settings: dict[str, Any]
+
+
+class Listener(Protocol):
+    def worker_ready(self, info: EngineInfo) -> None: ...
+    def worker_said(self, beat: Beat) -> None: ...
+    def worker_lost(self, reason: str) -> None:
+        """The Worker is gone, with every Request it had."""
+
+
+@dataclass(slots=True)
+class Deadlines:
+    silent_s: float
+    load_s: float
+
+
+@dataclass(slots=True)
+class Supervisor:
+    launch: Launch
+    listener: Listener
+    deadlines: Deadlines
+    telemetry: Telemetry
+    state: State = State.STOPPED
+    reason: str = "not started"  # why it is not READY
+    share: float = 0.0  # of the load
+    deaths: int = 0  # in a row
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # the first load has ended, well or badly
+    progressed: float = field(default_factory=time.monotonic)  # when this loop last did something
+    _link: socket.socket | None = None
+    _outgoing: bytearray = field(default_factory=bytearray)
+    _process: asyncio.subprocess.Process | None = None
+    _stopping: bool = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def run(self) -> None:
+        """Until `stop`: one life after another."""
+        while not self._stopping:
+            began = time.monotonic()
+            reason = await self._life()
+            if self._stopping:
+                break
+            self.deaths = 1 if time.monotonic() - began > HEALTHY_S else self.deaths + 1
+            self._enter(State.BACKOFF, reason)
+            self.telemetry.restarts.labels(reason=reason.split(":")[0]).inc()
+            self.settled.set()
+            self.listener.worker_lost(reason)
+            pause = BACKOFF[min(self.deaths, len(BACKOFF)) - 1]
+            log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)
+            await self._pause(pause)
+        self._enter(State.STOPPED, "stopped")
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Ask the Worker to end; `run` returns. It is killed where it does not within `grace_s`."""
+        self._stopping = True
+        if self._process is None:
+            return
+        self.send(Stop())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+                return
+        self._kill()
+
+    def send(self, frame: ToWorker) -> None:
+        """To the Worker, never blocking; dropped when there is none (serving hears `worker_lost`)."""
+        if self._link is None:
+            return
+        first = not self._outgoing
+        self._outgoing += encode(frame)
+        if first:
+            self._flush()
+
+    async def _life(self) -> str:
+        """One Worker from start to end: why it ended."""
+        self._enter(State.LOADING, "the model is loading")
+        self.share = 0.0
+        began = time.monotonic()
+        async with self._spawned() as link:
+            reader = Reader(ToAgent)
+            while True:
+                limit = self.deadlines.silent_s if self.state is State.READY else self.deadlines.load_s
+                try:
+                    data = await self._receive(link, limit)
+                except TimeoutError:
+                    return f"hang: no heartbeat for {limit:g} s"
+                if not data:
+                    return await self._epitaph()
+                for frame in reader.feed(data):
+                    if isinstance(frame, Broken):
+                        return f"broken: {frame.reason}"
+                    self._heard(frame, began)
+
+    def _heard(self, frame: ToAgent, began: float) -> None:
+        self.progressed = time.monotonic()
+        match frame:
+            case Loading():
+                self.share = frame.share
+            case Ready():
+                self._enter(State.READY, "")
+                self.telemetry.load_time.set(time.monotonic() - began)
+                log.info("model ready", model=self.launch.model, version=self.launch.version)
+                self.settled.set()
+                self.listener.worker_ready(frame.info)
+            case Beat():
+                self.listener.worker_said(frame)
+
+    async def _receive(self, link: socket.socket, limit: float) -> bytes:
+        """Bytes of the Worker; TimeoutError after `limit` seconds of silence, which this loop's own delays do not count to."""
+        loop = asyncio.get_running_loop()
+        waited = 0.0
+        pending = asyncio.ensure_future(loop.sock_recv(link, 1 << 20))
+        try:
+            while waited < limit:
+                slice_s = min(0.5, limit - waited)
+                await asyncio.wait({pending}, timeout=slice_s)
+                self.progressed = time.monotonic()
+                if pending.done():
+                    return _bytes_or_end(pending)
+                waited += slice_s
+            raise TimeoutError
+        finally:
+            pending.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _spawned(self) -> AsyncIterator[socket.socket]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "agent.worker", "worker"),
+                    *("--socket", str(theirs.fileno()), "--engine", self.launch.engine),
+                    *("--model", self.launch.path, "--settings", json.dumps(self.launch.settings)),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            self._link, self._outgoing = ours, bytearray()
+            yield ours
+        finally:
+            asyncio.get_running_loop().remove_writer(ours)
+            self._link = None
+            self._kill()
+            if self._process is not None:
+                await asyncio.shield(self._process.wait())
+            self._process = None
+            ours.close()
+
+    async def _epitaph(self) -> str:
+        """What the ended process's exit status says."""
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                code = await self._process.wait()
+                if code == -signal.SIGKILL:
+                    return "killed: by SIGKILL, likely for want of memory"
+                if code < 0:
+                    return f"crash: by {signal.Signals(-code).name}"
+                return f"exit: with status {code}"
+        return "hang: it closed its socket and stayed"
+
+    def _flush(self) -> None:
+        if self._link is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            sent = self._link.send(self._outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it died: the reader finds out
+            self._outgoing.clear()
+            sent = 0
+        del self._outgoing[:sent]
+        if self._outgoing:
+            loop.add_writer(self._link, self._flush)
+        else:
+            loop.remove_writer(self._link)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep in slices, so that `stop` and the watchdog see life."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(0.2, left))
+            self.progressed = time.monotonic()
+
+    def _enter(self, state: State, reason: str) -> None:
+        self.state, self.reason = state, reason
+        self.telemetry.up.set(1 if state is State.READY else 0)
+
+
+def _bytes_or_end(received: asyncio.Future[bytes]) -> bytes:
+    try:
+        return received.result()
+    except ConnectionResetError:
+        return b""

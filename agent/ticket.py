@@ -1,0 +1,58 @@
+"""The agent's receipt for a Request: async-iterable, cancellable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from agent.errors import AgentError, Cancelled
+from agent.request import Chunk, Request
+
+
+class Ticket:
+    """Iterate it for the Chunks; iteration raises the AgentError that ended the Request.
+
+    One reader. What is not yet read waits here; a Request's `max_tokens` bounds it.
+    """
+
+    def __init__(self, request: Request, on_cancel: Callable[[Ticket], None]) -> None:
+        self.request = request
+        self.id = request.id
+        self._on_cancel = on_cancel
+        self._waiting: deque[Chunk] = deque()
+        self._end: AgentError | None = None
+        self._ended = False
+        self._news = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def cancel(self) -> None:
+        """The caller is gone. The Sequence is freed at the next step; iteration raises Cancelled."""
+        if not self._ended:
+            self.end(Cancelled("the request was cancelled"))
+            self._on_cancel(self)
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            if self._ended:
+                if self._end is not None:
+                    raise self._end
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def put(self, chunk: Chunk) -> None:
+        """Serving's side: a Chunk came."""
+        self._waiting.append(chunk)
+        self._news.set()
+
+    def end(self, error: AgentError | None = None) -> None:
+        """Serving's side: nothing follows."""
+        self._end = error
+        self._ended = True
+        self._news.set()

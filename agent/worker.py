@@ -1,0 +1,213 @@
+"""The Worker: one process, one thread, one Engine. Three verbs: schedule, step, emit.
+
+Started by the supervisor as `python -m agent.worker worker ...` with one end of a socket pair. It ends when the
+agent does. Load and decode stay on the main thread (another thread's OpenMP team costs most of the speed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import select
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from agent.engines.engine import Drawn, Engine, EngineError, EngineFactory
+from agent.frames import Beat, Broken, Cancel, Loading, Reader, Ready, Said, Start, Stop, ToAgent, ToWorker, encode
+from agent.pace import Pace
+from agent.request import Chunk
+from agent.scheduler import Plan, Scheduler
+from agent.sequence import Group, Sequence
+from agent.text import Text
+
+IDLE_BEAT = 0.5  # seconds
+PR_SET_PDEATHSIG = 1
+
+
+class AgentGone(Exception):
+    """The socket's other end is closed."""
+
+
+class Worker:
+    def __init__(self, engine: Engine, link: socket.socket, pace: Pace) -> None:
+        self._engine = engine
+        self._link = link
+        self._reader = Reader(ToWorker)
+        info = engine.info
+        self._scheduler = Scheduler(info.slots, info.context, pace, info.trims)
+        self._said: list[Said] = []
+        self._arrivals = 0
+        self._steps = self._prompt_tokens = self._generated = self._cached = self._padded = 0
+        self._last_step = 0.0
+        self._last_batch = 0
+        self._stopping = False
+
+    def run(self) -> None:
+        while not self._stopping:
+            busy = bool(self._scheduler.running or self._scheduler.waiting)
+            self._receive(0 if busy else IDLE_BEAT)
+            self._drop_late()
+            plan = self._scheduler.plan()
+            if plan.pieces:
+                self._emit(plan, self._step(plan))
+            self._beat()
+
+    def _receive(self, timeout: float) -> None:
+        while select.select([self._link], [], [], timeout)[0]:
+            data = self._link.recv(1 << 20)
+            if not data:
+                raise AgentGone
+            for frame in self._reader.feed(data):
+                self._handle(frame)
+            timeout = 0
+
+    def _handle(self, frame: ToWorker) -> None:
+        match frame:
+            case Start():
+                self._start(frame)
+            case Cancel():
+                self._scheduler.remove(frame.id)
+            case Stop():
+                self._stopping = True
+
+    def _start(self, start: Start) -> None:
+        engine = self._engine
+        prompt = engine.tokenize(start.prompt) if isinstance(start.prompt, str) else list(start.prompt)
+        context = engine.info.context
+        if not prompt:
+            return self._refuse(start.id, "invalid_request", "the prompt has no tokens")
+        if any(not 0 <= token < engine.info.vocabulary for token in prompt):
+            return self._refuse(start.id, "invalid_request", "the prompt has a token id outside the vocabulary")
+        if len(prompt) >= context:
+            text = f"the prompt has {len(prompt)} tokens, and this model's context is {context} tokens here"
+            return self._refuse(start.id, "context_length_exceeded", text)
+        limit = min(start.max_tokens or context, context - len(prompt))
+        group = Group(start, prompt, start.n)
+        self._arrivals += 1
+        if start.echo:
+            shown = b"".join(map(engine.piece, prompt)).decode("utf-8", "replace")
+            self._said += [Said(start.id, Chunk(i, shown, attempt=start.attempt)) for i in range(start.n)]
+        for index in range(start.n):
+            sampler = engine.sampler(start.sampling, prompt, index)
+            order = (-start.priority, self._arrivals)
+            self._scheduler.add(Sequence(group, index, limit, sampler, Text(start.stop), order))
+
+    def _drop_late(self) -> None:
+        for request in self._scheduler.expired(time.monotonic()):
+            self._scheduler.remove(request)
+            self._refuse(request, "deadline_exceeded", "the deadline has passed")
+
+    def _step(self, plan: Plan) -> list[Drawn]:
+        begun = time.monotonic()
+        for source, target in plan.copies:
+            self._engine.copy(source, target)
+        for slot, keep in plan.trims:
+            self._engine.trim(slot, keep)
+        drawn = self._engine.step(plan.pieces)
+        for slot, keep in plan.padding:
+            self._engine.trim(slot, keep)
+        self._last_step = time.monotonic() - begun
+        self._last_batch = len(plan.pieces) - len(plan.padding)
+        self._scheduler.done(plan, self._last_step)
+        self._steps += 1
+        self._prompt_tokens += plan.prompt_tokens
+        self._cached += plan.cached
+        self._padded += len(plan.padding)
+        return drawn
+
+    def _emit(self, plan: Plan, drawn: list[Drawn]) -> None:
+        self._generated += len(drawn)
+        for one, token in zip(plan.drawing, drawn, strict=True):
+            ends = self._engine.ends(token.token) and not one.group.start.sampling.ignore_eos
+            one.sampler.accept(token.token)
+            full = one.computed >= self._engine.info.context
+            chunk = one.take(token, self._engine.piece(token.token), ends, full)
+            if chunk is None:
+                continue
+            self._said.append(Said(one.group.start.id, chunk))
+            if chunk.finish:
+                self._scheduler.finish(one)
+
+    def _refuse(self, request: str, code: str, message: str) -> None:
+        self._said.append(Said(request, None, code, message))
+
+    def _beat(self) -> None:
+        scheduler = self._scheduler
+        beat = Beat(
+            said=self._said,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            cached_tokens=self._cached,
+            padded=self._padded,
+            kv_used=scheduler.kv_used(),
+            step_seconds=self._last_step,
+            batch=self._last_batch,
+        )
+        self._said = []
+        send(self._link, beat)
+
+
+def send(link: socket.socket, frame: ToAgent) -> None:
+    try:
+        link.sendall(encode(frame))
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise AgentGone from error
+
+
+def engine_factory(name: str) -> EngineFactory:
+    """The Engine plug-in of that name: an entry point of `openautoglm.engines`."""
+    for point in entry_points(group="openautoglm.engines", name=name):
+        factory: EngineFactory = point.load()
+        return factory
+    raise EngineError(f"no engine named {name!r} is installed")
+
+
+def serve(link: socket.socket, engine: str, model: str, settings: dict[str, object]) -> None:
+    def progress(share: float) -> None:
+        send(link, Loading(share))
+
+    pace = Pace(
+        float(str(settings["step_target_ms"])) / 1000,
+        int(str(settings["step_tokens"])),
+        int(str(piece)) if (piece := settings.get("prefill_piece")) else None,
+    )
+    try:
+        progress(0.0)
+        loaded = engine_factory(engine)(model, settings, progress)
+        send(link, Ready(loaded.info))
+        Worker(loaded, link, pace).run()
+        loaded.close()
+    except EngineError as error:
+        send(link, Broken(str(error)))
+        sys.exit(3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="autoglm worker", description="Runs one Engine; started by the agent.")
+    parser.add_argument("role", choices=["worker"])
+    parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
+    parser.add_argument("--engine", required=True)
+    parser.add_argument("--model", required=True, help="path of the model's file")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON")
+    arguments = parser.parse_args()
+    # The agent's death ends this process even where it is stuck inside a step.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
+    Path("/proc/self/oom_score_adj").write_text("700")  # a Worker goes before the agent
+    link = socket.socket(fileno=arguments.socket)
+    try:
+        serve(link, arguments.engine, arguments.model, arguments.settings)
+    except AgentGone:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

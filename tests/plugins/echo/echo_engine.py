@@ -1,0 +1,128 @@
+"""An Engine that answers with its prompt: bytes are tokens. Told by its prompt, it crashes, hangs or dawdles.
+
+A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens of the answer,
+`<hang>` stops the process, `<oom>` dies as the OOM killer would have it, `<slow S>` sleeps S seconds a step, `<fail>` raises
+EngineError. Its KV cache is checked: a Piece that does not continue what its slot holds is an EngineError.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress
+from agent.request import Sampling, TokenLogprob
+
+END = 256
+VOCABULARY = 257
+
+
+@dataclass
+class EchoSampler:
+    """Draws the bytes of the prompt's last line, one by one, then the end."""
+
+    answer: bytes
+    prompt: str
+    repeat: bool
+    logprobs: int | None
+    drawn: int = 0
+
+    def accept(self, token: int) -> None:
+        self.drawn += 1
+
+    def next(self) -> int:
+        if self.drawn < len(self.answer):
+            return self.answer[self.drawn]
+        return self.answer[self.drawn % len(self.answer)] if self.repeat and self.answer else END
+
+
+@dataclass
+class EchoEngine:
+    info: EngineInfo
+    step_seconds: float
+    kv: dict[int, list[int]] = field(default_factory=dict)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < END else b""
+
+    def ends(self, token: int) -> bool:
+        return token == END
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int], index: int) -> EchoSampler:
+        text = bytes(token for token in prompt if token < END).decode(errors="replace")
+        return EchoSampler(_answer(text).encode(), text, sampling.ignore_eos, sampling.logprobs)
+
+    def copy(self, source: int, target: int) -> None:
+        self.kv[target] = list(self.kv.get(source, []))
+
+    def trim(self, slot: int, length: int) -> bool:
+        self.kv[slot] = self.kv.get(slot, [])[:length]
+        return True
+
+    def step(self, batch: Sequence[Piece]) -> list[Drawn]:
+        time.sleep(self.step_seconds)
+        drawn = []
+        for piece in batch:
+            held = self.kv.setdefault(piece.slot, [])
+            if len(held) != piece.start:
+                raise EngineError(f"slot {piece.slot} holds {len(held)}, the piece starts at {piece.start}")
+            held.extend(piece.tokens)
+            if len(held) > self.info.context:
+                raise EngineError(f"slot {piece.slot} is over its context")
+            if isinstance(piece.sampler, EchoSampler):
+                _obey(piece.sampler)
+                drawn.append(_draw(piece.sampler))
+        return drawn
+
+    def close(self) -> None:
+        self.kv.clear()
+
+
+def _answer(text: str) -> str:
+    """The last message's content where the echo template rendered a chat, else the whole prompt."""
+    body = text.removesuffix("assistant: ").rstrip("\n").rpartition("user: ")[2]
+    return re.sub(r"<(crash|hang|oom|slow|fail)[^>]*>", "", body)
+
+
+def _draw(sampler: EchoSampler) -> Drawn:
+    token = sampler.next()
+    if sampler.logprobs is None:
+        return Drawn(token)
+    data = bytes([token]) if token < END else b""
+    return Drawn(token, TokenLogprob(data, 0.0, ((data, 0.0),) * min(sampler.logprobs, 1)))
+
+
+def _obey(sampler: EchoSampler) -> None:
+    for name, argument in re.findall(r"<(crash-after|crash|hang|oom|slow|fail) ?([^>]*)>", sampler.prompt):
+        if name == "crash" or (name == "crash-after" and sampler.drawn >= int(argument)):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif name == "oom":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif name == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif name == "slow":
+            time.sleep(float(argument))
+        elif name == "fail":
+            raise EngineError("told to fail")
+
+
+def load(model: str, settings: Mapping[str, Any], progress: Progress) -> EchoEngine:
+    if "broken" in model:
+        raise EngineError("this model is broken")
+    progress(1.0)
+    info = EngineInfo(
+        engine="echo",
+        slots=int(settings.get("slots") or 8),
+        context=int(settings.get("context") or 4096),
+        vocabulary=VOCABULARY,
+        device="cpu",
+    )
+    return EchoEngine(info, float(os.environ.get("ECHO_STEP_SECONDS", "0")))
