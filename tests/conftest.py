@@ -1,0 +1,72 @@
+"""Real agents for all tests: one with the echo Engine, one with the real model, and as many more as a test starts."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from models.shelf import Shelf
+from models.sources import pull
+from tests.support.agent import Agent
+from tests.support.gguf_file import write_gguf
+
+CACHE = Path(__file__).parent.parent / ".cache"
+DEFAULT = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The real SmolLM2-135M-Instruct Q4_1, pulled once as a user would."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        version = asyncio.run(pull(DEFAULT, Shelf(CACHE / "shelf"), report=lambda _: None))
+        path = CACHE / f"{DEFAULT}.gguf"
+        if not path.exists():
+            path.hardlink_to(version.path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def echo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF that only the echo Engine can serve; its name is "echo"."""
+    return write_gguf(tmp_path_factory.mktemp("model") / "echo.gguf")
+
+
+@pytest.fixture(scope="session")
+def start_agent(
+    tmp_path_factory: pytest.TempPathFactory, echo_model: Path
+) -> Iterator[Callable[..., Agent]]:
+    """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own, with the echo Engine unless told."""
+    started: list[Agent] = []
+
+    def start(*, ready: bool = True, data_dir: Path | None = None, **settings: str) -> Agent:
+        environment = {"AUTOGLM_ENGINE": "echo", "AUTOGLM_MODEL": str(echo_model), **settings}
+        agent = Agent(data_dir or tmp_path_factory.mktemp("agent"), environment)
+        started.append(agent)
+        return agent.start(ready=ready)
+
+    yield start
+    for agent in started:
+        agent.stop()
+
+
+@pytest.fixture(scope="session")
+def echo_agent(start_agent: Callable[..., Agent]) -> Agent:
+    """An agent whose model answers with the last user message."""
+    return start_agent()
+
+
+@pytest.fixture(scope="session")
+def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
+    """An agent that serves the real model, with 8 slots of 2,048 tokens."""
+    return start_agent(
+        AUTOGLM_ENGINE="llama",
+        AUTOGLM_MODEL=str(model_path),
+        AUTOGLM_MAX_BATCH_SIZE="8",
+        AUTOGLM_CONTEXT="2048",
+    )
