@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from agent.doors.fields import Biases, Content, Prompts, ShortText, Stops, TemplateKwargs, wrong
+from agent.doors.fields import (
+    Biases,
+    Content,
+    LongText,
+    Prompts,
+    ShortText,
+    Stops,
+    TemplateKwargs,
+    wrong,
+)
 
 MAX_MESSAGES = 4096
 
@@ -117,3 +126,10 @@ class CompletionBody(_Shared):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
     best_of: int | None = Field(None, description="Refused unless it equals n.")
+
+
+class PullBody(_Strict):
+    """`POST /api/pull`."""
+
+    source: LongText = Field(min_length=1, description="A catalog name, a file, a URL, owner/repo.")
+    name: ShortText | None = None

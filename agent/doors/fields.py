@@ -146,3 +146,4 @@ _OBJECT = WithJsonSchema({"type": "object"})
 Biases = Annotated[dict[int, float], PlainValidator(_biases), _OBJECT]
 TemplateKwargs = Annotated[dict[str, Any], PlainValidator(_template_kwargs), _OBJECT]
 ShortText = Annotated[str, BeforeValidator(text), StringConstraints(max_length=512)]
+LongText = Annotated[str, BeforeValidator(text), StringConstraints(max_length=4096)]

@@ -51,7 +51,7 @@ def validate(values: Mapping[str, Any], kind: type[B]) -> B:
     try:
         body = kind.model_validate(values)
     except ValidationError as error:
-        raise _bad_request(error) from None
+        raise bad_request(error) from None
     _check(body)
     return body
 
@@ -136,7 +136,7 @@ def _check(body: Body) -> None:
             raise BadRequest("echo: not supported together with 'logprobs'.", param="echo")
 
 
-def _bad_request(error: ValidationError) -> BadRequest:
+def bad_request(error: ValidationError) -> BadRequest:
     """Of all that is wrong, the first; the value itself is never repeated to the caller."""
     first = error.errors(include_url=False, include_input=False)[0]
     param = first.get("ctx", {}).get("param") or _path(first["loc"])

@@ -1,0 +1,72 @@
+"""`/api/...`: for the command line, by the unix socket or with an administrator's key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import Response, StreamingResponse
+
+from agent.doors.bodies import PullBody
+from agent.doors.http_errors import error_object, json_response
+from agent.doors.node_face import Node
+from agent.doors.openai import bad_request
+from agent.doors.openai_routes import json_body
+from agent.doors.schema import documented
+from agent.doors.strict_json import load_object
+from agent.errors import AgentError, BadRequest
+from models.errors import ModelError
+
+
+def admin_routes(node: Node) -> APIRouter:
+    router = APIRouter(prefix="/api", tags=["Administration"])
+
+    @router.get("/models", **documented(None, "What is on the shelf."))
+    async def shelf(request: Request) -> Response:
+        """List the Versions on the shelf."""
+        request.state.caller.needs_admin()
+        versions = await asyncio.to_thread(node.shelf.versions)
+        active = {(one.name, one.version) for one in node.serving.offered()}
+        return json_response(
+            [
+                {
+                    "model": one.model,
+                    "version": one.version,
+                    "size": one.size,
+                    "path": str(one.path),
+                    "active": (one.model, one.version) in active,
+                }
+                for one in versions
+            ]
+        )
+
+    @router.post("/pull", **documented(PullBody, "A JSON object a line.", "application/x-ndjson"))
+    async def pull(request: Request) -> Response:
+        """Put a Version on the shelf; rows of progress come as it goes. To hang up is to stop it."""
+        request.state.caller.needs_admin()
+        values = load_object(await json_body(request))
+        try:
+            body = PullBody.model_validate(values)
+        except ValidationError as error:
+            raise bad_request(error) from None
+        return StreamingResponse(_rows(node.pull(body.source, body.name)), media_type="application/x-ndjson")
+
+    return router
+
+
+async def _rows(rows: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    try:
+        async for row in rows:
+            yield _line(row)
+    except AgentError as error:
+        yield _line(error_object(error))
+    except ModelError as error:
+        yield _line(error_object(BadRequest(str(error), param="source")))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,144 @@
+"""What stands before the routes: who may come in, from which page, with what body. Pure ASGI.
+
+Order: Host (DNS rebinding), Origin (other sites' scripts), API key, declared length of the body. With API
+keys configured, everything needs one but the probes and the documentation, which tell nothing of the node.
+Whoever comes by the unix socket is known by its file mode, and only the bounds of the body hold for them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agent.access import LOCAL, Access, Caller
+from agent.config import Settings
+from agent.doors.exchange import Exchange
+from agent.doors.http_errors import HostNotAllowed, OriginNotAllowed, error_response
+from agent.errors import AgentError
+from agent.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PREFIX = "/docs/"
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class Guard:
+    """Wraps the application. `trusted`: the unix socket's side."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, *, trusted: bool) -> None:
+        self._app = app
+        self._settings = settings
+        self._telemetry = telemetry
+        self._trusted = trusted
+        self._access = Access(settings.api_keys)
+        self._hosts = Hosts(settings.http_host, settings.allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            max_body=self._settings.max_body_bytes,
+            body_timeout=self._settings.body_timeout_s,
+        )
+        structlog.contextvars.bind_contextvars(request_id=exchange.id)
+        try:
+            scope["state"]["caller"] = self._admit(scope, exchange)
+            scope["state"]["request_id"] = exchange.id
+        except AgentError as error:
+            await error_response(error)(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, exchange.receive, exchange.send)
+        finally:
+            self._note(scope, exchange)
+
+    def _admit(self, scope: Scope, exchange: Exchange) -> Caller:
+        caller = LOCAL if self._trusted else self._identify(scope, exchange)
+        exchange.check_length()
+        return caller
+
+    def _identify(self, scope: Scope, exchange: Exchange) -> Caller:
+        host = exchange.headers.get("host", "")
+        self._hosts.check(host)
+        if scope["method"] not in _SAFE_METHODS and "origin" in exchange.headers:
+            self._hosts.check_origin(exchange.headers["origin"], host)
+        path = scope["path"]
+        if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
+            return Caller(sender="http:anonymous")
+        return self._access.caller(exchange.headers.get("authorization"))
+
+    def _note(self, scope: Scope, exchange: Exchange) -> None:
+        status = 499 if exchange.gone and exchange.status == 0 else exchange.status or 500
+        route = getattr(scope.get("route"), "path", "none")
+        self._telemetry.http_requests.labels(route=route, status=status).inc()
+        tell = log.info if scope["method"] == "POST" or status >= 500 else log.debug
+        tell(
+            "http request",
+            method=scope["method"],
+            path=scope["path"][:200],
+            status=status,
+            seconds=round(time.monotonic() - exchange.started, 4),
+            gone=exchange.gone,
+        )
+
+
+class Hosts:
+    """The names by which this node may be called: loopback's, its own, and those that the settings add.
+
+    A browser that was led here by another site's DNS name still sends that name as Host. An address is no
+    name: where the node listens on all interfaces, any address will do.
+    """
+
+    def __init__(self, bound: str, allowed: Iterable[str]) -> None:
+        names = {name.lower() for name in allowed}
+        self._all = "*" in names
+        self._extra = names
+        self._names = names | {"localhost", bound.lower()}
+        self._any_address = bound in ("", "0.0.0.0", "::")  # noqa: S104
+
+    def check(self, host: str) -> None:
+        """Raises HostNotAllowed."""
+        name = _name(f"//{host}")
+        if self._all or (name and name in self._names) or self._is_fine_address(name):
+            return
+        shown = f"'{host[:100]}'" if host else "that is missing"
+        raise HostNotAllowed(f"A Host header {shown} is refused; AUTOGLM_ALLOWED_HOSTS can allow it.")
+
+    def check_origin(self, origin: str, host: str) -> None:
+        """The node's own pages may post, and those of allowed hosts. Raises OriginNotAllowed."""
+        if self._all or _netloc(origin) == host.lower() or _name(origin) in self._extra:
+            return
+        raise OriginNotAllowed(
+            f"Requests from pages of '{origin[:100]}' are refused; AUTOGLM_ALLOWED_HOSTS can allow that host."
+        )
+
+    def _is_fine_address(self, name: str) -> bool:
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return self._any_address or address.is_loopback
+
+
+def _name(url: str) -> str:
+    """The host of a URL, without port and brackets; "" where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,29 @@
+"""What the HTTP door asks of the node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from agent.config import Settings
+    from agent.serving import Serving
+    from agent.telemetry import Telemetry
+    from models.shelf import Shelf
+
+
+class Node(Protocol):
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def serving(self) -> Serving: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
+    @property
+    def shelf(self) -> Shelf: ...
+
+    def status(self) -> dict[str, Any]:
+        """For `/status`: no secret in it."""
+
+    def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
+        """Rows of progress, then the Version. Raises AgentError and ModelError."""

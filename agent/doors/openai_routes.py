@@ -1,0 +1,86 @@
+"""`/v1/...`: OpenAI's routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from agent.access import Caller
+from agent.doors.answers import Answer, Stream
+from agent.doors.bodies import ChatBody, CompletionBody
+from agent.doors.conversation import EventStream, WholeAnswer, submit_all
+from agent.doors.http_errors import UnsupportedMedia, json_response
+from agent.doors.node_face import Node
+from agent.doors.openai import new_id, read, requests
+from agent.doors.schema import documented
+from agent.errors import ModelNotFound
+from agent.offered import Offered
+
+
+def openai_routes(node: Node) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @router.post("/chat/completions", **documented(ChatBody, "The answer, or its events with `stream`."))
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation, by the model's own chat template."""
+        return _answer(node, read(await json_body(request), ChatBody), request.state.caller)
+
+    @router.post("/completions", **documented(CompletionBody, "The answer, or its events with `stream`."))
+    async def completions(request: Request) -> Response:
+        """Go on from a prompt, or from each of several."""
+        return _answer(node, read(await json_body(request), CompletionBody), request.state.caller)
+
+    @router.get("/models", **documented(None, "The models that this caller may use."))
+    async def models(request: Request) -> Response:
+        """List the models."""
+        caller: Caller = request.state.caller
+        shown = [_model(one) for one in node.serving.offered() if caller.may_use(one.name)]
+        return json_response({"object": "list", "data": shown})
+
+    @router.get("/models/{model:path}", **documented(None, "The model."))
+    async def model(request: Request, model: str) -> Response:
+        """Look at one model."""
+        for one in node.serving.offered():
+            if one.answers_to(model) and request.state.caller.may_use(one.name):
+                return json_response(_model(one))
+        raise ModelNotFound(f"The model '{model[:100]}' is not here.", param="model")
+
+    return router
+
+
+async def json_body(request: Request) -> bytes:
+    """The body, where it is declared as JSON: a form on another site cannot do that without being asked."""
+    declared = request.headers.get("content-type", "")
+    if declared.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMedia("Send the body as 'Content-Type: application/json'.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("Compressed bodies are not accepted.")
+    return await request.body()
+
+
+def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Response:
+    name = _name(node, body.model or "")
+    caller.needs_model(name)
+    id = new_id(body)
+    tickets = submit_all(node.serving, requests(body, node.settings, id=id, sender=caller.sender))
+    if body.stream:
+        return EventStream(tickets, Stream(body, id=id, model=name))
+    return WholeAnswer(tickets, Answer(body, id=id, model=name))
+
+
+def _name(node: Node, asked: str) -> str:
+    """The Model's own name, whatever form or default it was asked by."""
+    return next((one.name for one in node.serving.offered() if one.answers_to(asked)), asked)
+
+
+def _model(one: Offered) -> dict[str, Any]:
+    return {
+        "id": one.name,
+        "object": "model",
+        "created": one.created,
+        "owned_by": "autoglm",
+        "version": one.version,
+        "max_model_len": one.context,
+    }
