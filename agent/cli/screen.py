@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
@@ -52,7 +52,6 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
-            TransferSpeedColumn(),
             console=err,
         )
         self._task: TaskID | None = None
@@ -65,9 +64,12 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def show(self, phase: str, done: int, total: int | None) -> None:
+        if phase == "ready":
+            return
         if err.is_terminal:
             self._draw(phase, done, total)
         else:

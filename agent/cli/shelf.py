@@ -69,10 +69,9 @@ def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[
 
 
 def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) -> dict[str, Any]:
+    from models.errors import ModelError
     from models.shelf import Shelf
     from models.sources import pull
-
-    from models.errors import ModelError
 
     shelf = Shelf(data_dir / "models")
     try:

@@ -1,0 +1,136 @@
+"""The design's walls: who may import what. Read from the source: an import inside a function counts too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("agent", "cloud_sync", "models")
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+# Where a third-party library may be imported. One that is not listed may be imported nowhere.
+HOMES: dict[str, tuple[str, ...]] = {
+    "fastapi": ("agent/doors/",),
+    "starlette": ("agent/doors/",),
+    "uvicorn": ("agent/doors/",),
+    "httptools": ("agent/doors/",),
+    "httpx": ("models/sources/", "agent/cli/node.py"),
+    "iotcore": ("agent/doors/broker.py",),
+    "jinja2": ("agent/templates.py", "agent/template_child.py"),
+    "llama_cpp": ("agent/engines/llama.py",),
+    "msgspec": ("agent/frames.py",),
+    "numpy": ("agent/engines/",),
+    "paho": ("agent/doors/mqtt", "agent/cli/publish.py"),
+    "prometheus_client": ("agent/telemetry.py",),
+    "pydantic": ("agent/config.py", "agent/doors/", "agent/cli/node.py", "models/"),
+    "pydantic_core": ("agent/doors/",),
+    "pydantic_settings": ("agent/config.py",),
+    "rich": ("agent/cli/screen.py",),
+    "sqlite_utils": ("cloud_sync/",),
+    "structlog": ("agent/", "cloud_sync/", "models/"),
+    "typer": ("agent/cli/app.py",),
+    "uvloop": ("agent/cli/serve.py",),
+}
+DOES_IO = {
+    "asyncio",
+    "io",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+} | {
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+    "urllib",
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full dotted names of all that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("room", "never"),
+    [("models", {"agent", "cloud_sync", "openautoglm"}), ("cloud_sync", {"agent", "openautoglm"})],
+)
+def test_imports_go_from_agent_to_cloud_sync_to_models_and_never_back(room: str, never: set[str]) -> None:
+    wrong = [
+        f"{name(path)} imports {each}"
+        for path in (ROOT / room).rglob("*.py")
+        for each in imports(path)
+        if top(each) in never
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_each_third_party_library_is_imported_in_its_home_alone(path: Path) -> None:
+    known = {*ROOMS, *sys.stdlib_module_names}
+    wrong = {
+        each
+        for each in imports(path)
+        if top(each) not in known and not name(path).startswith(HOMES.get(top(each), ()))
+    }
+    assert not wrong, "give it its home, or add the new one to HOMES if it is natural"
+
+
+def test_only_a_worker_loads_the_native_engine() -> None:
+    importers = {
+        name(path) for path in FILES for each in imports(path) if each.startswith("agent.engines.llama")
+    }
+    assert importers <= {"agent/engines/llama.py"}, "Workers find Engines by their entry points"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "agent/doors").glob("*.py")), ids=name)
+def test_a_door_never_touches_a_worker(path: Path) -> None:
+    inner = (
+        "agent.worker",
+        "agent.supervisor",
+        "agent.scheduler",
+        "agent.slots",
+        "agent.frames",
+        "agent.engines",
+    )
+    assert not [each for each in imports(path) if each.startswith(inner)]
+
+
+@pytest.mark.parametrize(
+    "file", ["agent/worker.py", "agent/scheduler.py", "agent/slots.py", "agent/engines/llama.py"]
+)
+def test_a_worker_touches_neither_the_database_nor_the_network(file: str) -> None:
+    never = {"sqlite3", "sqlite_utils", "cloud_sync", "httpx", "urllib", "http", "paho", "ssl"}
+    assert not {top(each) for each in imports(ROOT / file)} & never
+
+
+def test_the_scheduler_does_no_io_and_is_handed_the_clock() -> None:
+    assert not {top(each) for each in imports(ROOT / "agent/scheduler.py")} & DOES_IO
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_file_is_longer_than_300_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
