@@ -1,6 +1,6 @@
-"""The in-process limit: the same prompts at the same concurrency through llama_decode, with nothing around it.
+"""The in-process limit: the same prompts, as many at once, through llama_decode with nothing around it.
 
-One thread loads and decodes. No text, no sockets, no queue; the shared prefix is computed once, greedy is numpy's argmax.
+One thread loads and decodes. No text, no sockets, no queue; the shared prefix is computed once, greedy is argmax.
 What a server falls short of this is what the server costs.
 `python -m bench.limit --model FILE --clients 8` measures one arrangement.
 """
@@ -27,7 +27,7 @@ KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """What decides the speed besides the library. `together`: prompts that begin together share one llama_decode."""
+    """What decides the speed. `together`: prompts that begin together share one llama_decode."""
 
     kv_type: str = "q8_0"
     flash_attention: bool = True
@@ -89,7 +89,7 @@ class Decoder:
         return tokens[: llama.llama_tokenize(self._vocab, data, len(data), tokens, len(data), True, True)]
 
     def decode(self, pieces: list[tuple[int, int, list[int]]]) -> list[int]:
-        """Each piece is (slot, position of its first token, tokens); the likeliest token after each comes back."""
+        """Each piece is (slot, first position, tokens); the likeliest token after each comes back."""
         n = 0
         for slot, start, tokens in pieces:
             end = n + len(tokens)
@@ -126,10 +126,11 @@ class Running:
 
 
 def closed(decoder: Decoder, clients: int, requests: int, tokens: int, together: bool, salt: int) -> Figures:
-    """`clients` slots, 0 to clients - 1; each begins its next prompt when its last has got its `tokens` tokens."""
+    """Slots 0 to clients - 1; each begins its next prompt when its last has got its `tokens` tokens."""
     texts = [prompts.rendered(n) for n in itertools.islice(prompts.numbers(salt), requests + clients)]
     waiting = [decoder.tokenize(text) for text in texts]
-    prefix = os.path.commonprefix(waiting)
+    shared = next(i for i, column in enumerate(zip(*waiting, strict=False)) if len(set(column)) > 1)
+    prefix = waiting[0][:shared]
     decoder.share(prefix, clients)
     running: dict[int, Running] = {}
     answers: list[Answer] = []

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import resource
 from collections.abc import Iterator
@@ -36,10 +37,10 @@ class Load:
     tokens: int = 64
     spread: bool = False  # answers of 1 to 2 * tokens tokens: leaves a server's slots scattered
     warm_up: bool = True
-    salt: int = 1
+    salt: int = 1  # each measurement of a running server needs another, or it answers from its prompt cache
     extra: dict[str, Any]  # what this server needs besides, to generate exactly `tokens` tokens greedily
 
-    def request(self, n: int) -> bytes:
+    async def ask(self, n: int, exchange: sse.Exchange) -> None:
         tokens = random.Random(n).randint(1, 2 * self.tokens) if self.spread else self.tokens
         body = {
             "messages": prompts.messages(n),
@@ -48,52 +49,33 @@ class Load:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        return sse.post(self.host, self.port, "/v1/chat/completions", body | self.extra)
-
-
-class Client:
-    """Keeps its connection where the server lets it."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._connection: sse.Connection | None = None
-
-    async def ask(self, n: int, exchange: sse.Exchange) -> None:
-        if not (self._connection and self._connection.open):
-            self._connection = await sse.connect(self._load.host, self._load.port)
-        await self._connection.ask(self._load.request(n), exchange)
-
-    def close(self) -> None:
-        if self._connection:
-            self._connection.close()
+        request = sse.post(self.host, self.port, "/v1/chat/completions", body | self.extra)
+        await sse.ask(self.host, self.port, request, exchange)
 
 
 async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
     """All clients at once, each asking again and again, until `load.requests` were answered."""
-    clients = [Client(load) for _ in range(load.clients)]
     if load.warm_up:
-        await asyncio.gather(*(client.ask(next(numbers), sse.Exchange()) for client in clients))
+        await asyncio.gather(*(load.ask(next(numbers), sse.Exchange()) for _ in range(load.clients)))
     exchanges: list[sse.Exchange] = []
     left, enough = load.requests, asyncio.Event()
 
-    async def one(client: Client) -> None:
+    async def client() -> None:
         nonlocal left
         while True:
             exchanges.append(sse.Exchange())
-            await client.ask(next(numbers), exchanges[-1])
+            await load.ask(next(numbers), exchanges[-1])
             left -= 1
             if left <= 0:
                 enough.set()
 
     began = perf_counter()
-    tasks = [asyncio.create_task(one(client)) for client in clients]
+    tasks = [asyncio.create_task(client()) for _ in range(load.clients)]
     stop = asyncio.create_task(enough.wait())
     done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
     ended = perf_counter()
     for task in (stop, *tasks):
         task.cancel()
-    for client in clients:
-        client.close()
     for task in done:
         task.result()  # a client ends only by an error
     return [sse.read(exchange) for exchange in exchanges], began, ended
@@ -103,25 +85,17 @@ async def staggered(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], f
     """`load.requests` arrivals at `load.rate` a second (Poisson), at the same moments for every server."""
     assert load.rate
     chance = random.Random(load.salt)
-    idle = [Client(load)]
     if load.warm_up:
-        await idle[0].ask(next(numbers), sse.Exchange())
+        await load.ask(next(numbers), sse.Exchange())
     exchanges = [sse.Exchange() for _ in range(load.requests)]
-
-    async def one(exchange: sse.Exchange) -> None:
-        client = idle.pop() if idle else Client(load)
-        await client.ask(next(numbers), exchange)
-        idle.append(client)
 
     began = due = perf_counter()
     async with asyncio.TaskGroup() as group:
         for exchange in exchanges:
             due += chance.expovariate(load.rate)
             await asyncio.sleep(due - perf_counter())
-            group.create_task(one(exchange))
+            group.create_task(load.ask(next(numbers), exchange))
     ended = perf_counter()
-    for client in idle:
-        client.close()
     return [sse.read(exchange) for exchange in exchanges], began, ended
 
 
@@ -140,7 +114,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--spread", action="store_true", help="answers of 1 to 2 * tokens tokens")
     parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")
-    parser.add_argument("--salt", type=int, default=1, help="another salt, other prompts")
+    parser.add_argument("--salt", type=int, default=os.getpid() % 997, help="another salt, other prompts")
     parser.add_argument(
         "--extra", type=json.loads, default={"ignore_eos": True}, help="JSON merged into each body"
     )

@@ -1,4 +1,4 @@
-"""A streaming HTTP client that costs next to nothing while the clock runs: it shares the cores with the servers.
+"""A streaming HTTP client that costs next to nothing while it measures: it shares the cores with the servers.
 
 It only stamps and keeps the bytes as they come; `read` makes sense of them when the measurement is over.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from time import perf_counter
+from typing import cast
 
 from bench.figures import Answer
 
@@ -27,18 +28,17 @@ class Exchange:
         self.complete = False
 
 
-class Connection(asyncio.Protocol):
-    """A kept-alive connection, one request at a time."""
+class _Connection(asyncio.Protocol):
+    """One request. llama.cpp's server closes after each stream, so everybody gets a connection a request."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._exchange = Exchange()
+    def __init__(self, request: bytes, exchange: Exchange) -> None:
+        self._request = request
+        self._exchange = exchange
         self._tail = b""
-        self._done: asyncio.Future[None] | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        cast(asyncio.Transport, transport).write(self._request)  # uvloop's does not inherit from asyncio's
 
     def data_received(self, data: bytes) -> None:
         pieces = self._exchange.pieces
@@ -50,38 +50,28 @@ class Connection(asyncio.Protocol):
             self._finish(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._finish(Refused("the server closed the connection"))
+        self._finish(Refused("the server broke off"))
 
     def _finish(self, error: Refused | None) -> None:
-        if self._done and not self._done.done():
-            if error:
-                self._done.set_exception(error)
-            else:
-                self._exchange.complete = True
-                self._done.set_result(None)
-
-    @property
-    def open(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
-
-    async def ask(self, request: bytes, exchange: Exchange) -> None:
-        """Send the whole request and wait until its response is complete. Raises Refused."""
-        assert self._transport
-        self._exchange, self._tail = exchange, b""
-        self._done = asyncio.get_running_loop().create_future()
-        exchange.started = perf_counter()
-        self._transport.write(request)
-        await self._done
-
-    def close(self) -> None:
-        if self._transport:
-            self._transport.close()
+        if self.done.done():
+            return
+        if error:
+            self.done.set_exception(error)
+        else:
+            self._exchange.complete = True
+            self.done.set_result(None)
 
 
-async def connect(host: str, port: int) -> Connection:
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port)
-    return connection
+async def ask(host: str, port: int, request: bytes, exchange: Exchange) -> None:
+    """Send the request and wait until its response is complete; cut it off when cancelled. Raises Refused."""
+    exchange.started = perf_counter()
+    transport, connection = await asyncio.get_running_loop().create_connection(
+        lambda: _Connection(request, exchange), host, port
+    )
+    try:
+        await connection.done
+    finally:
+        transport.close()
 
 
 def post(host: str, port: int, path: str, body: object) -> bytes:
