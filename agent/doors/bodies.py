@@ -51,6 +51,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
+def _example(**body: Any) -> ConfigDict:
+    """What `/docs` proposes to send."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class StreamOptions(_Strict):
     include_usage: bool = False
 
@@ -111,6 +116,8 @@ class _Shared(_Strict):
 class ChatBody(_Shared):
     """`POST /v1/chat/completions`."""
 
+    model_config = _example(messages=[{"role": "user", "content": "What is an edge device?"}], max_tokens=64)
+
     messages: list[ChatMessage] = Field(max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -120,6 +127,8 @@ class ChatBody(_Shared):
 
 class CompletionBody(_Shared):
     """`POST /v1/completions`."""
+
+    model_config = _example(prompt="An edge device is", max_tokens=32)
 
     prompt: Prompts
     max_tokens: int | None = Field(None, ge=1, description="The default is 16, as OpenAI's is.")

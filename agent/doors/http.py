@@ -67,12 +67,14 @@ def create_app(node: Node) -> FastAPI:
 
 
 def _add_node_routes(app: FastAPI, node: Node) -> None:
-    @app.api_route("/healthz", methods=["GET", "HEAD"], tags=["Node"], **documented(None, "It does."))
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz", tags=["Node"], **documented(None, "It does."))
     async def healthz() -> Response:
         """Whether the agent lives."""
         return json_response({"status": "ok"})
 
-    @app.api_route("/readyz", methods=["GET", "HEAD"], tags=["Node"], **documented(None, "A model is ready."))
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", tags=["Node"], **documented(None, "A model is ready."))
     async def readyz() -> Response:
         """Whether a model is ready to answer; 503 says why not."""
         ready, reason = node.serving.ready()

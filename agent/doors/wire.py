@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from agent.doors.http_errors import error_object
+from agent.errors import BadRequest
 
 HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 15.0
@@ -54,6 +58,13 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_came()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps(error_object(BadRequest(msg))).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-length: {len(body)}\r\n"
+        rest = "content-type: application/json\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + rest.encode() + body)
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self._head_came()
