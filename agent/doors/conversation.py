@@ -49,6 +49,7 @@ class WholeAnswer(Response):
     """One JSON object, when everything is there."""
 
     def __init__(self, tickets: Sequence[Ticket], answer: Answer) -> None:
+        super().__init__()
         self._tickets, self._answer = tickets, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +63,7 @@ class EventStream(Response):
     """Server-sent events. The status waits for the first Chunk: until then an error is a plain HTTP error."""
 
     def __init__(self, tickets: Sequence[Ticket], stream: Stream, *, ping_s: float = PING_S) -> None:
+        super().__init__()
         self._tickets, self._stream = tickets, stream
         self._ping_s = ping_s
         self._last = 0.0  # when something was sent; 0: nothing was

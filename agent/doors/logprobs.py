@@ -31,9 +31,15 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str
     return {
         "tokens": texts,
         "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": [{text_of(other): _finite(value) for other, value in token.top} for token in tokens],
+        "top_logprobs": [_likeliest(token) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _likeliest(token: TokenLogprob) -> dict[str, float]:
+    """The drawn token is always among them, so that there may be one more than was asked for."""
+    likeliest = {text_of(other): _finite(value) for other, value in token.top}
+    return likeliest | {text_of(token.token): _finite(token.logprob)}
 
 
 def _token(token: bytes, logprob: float) -> dict[str, Any]:
