@@ -19,6 +19,7 @@ from models.errors import GGUFError
 from models.gguf_parts import Array, Cursor, Tensor
 from models.gguf_types import FLOAT32, INT32, QUANTISATIONS, STRING
 
+MAGIC = b"GGUF"
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1_024  # llama.cpp's LLAMA_MAX_EXPERTS
 MAX_VOCABULARY = 2 * 1024 * 1024  # tokens; the largest known has 262,144
@@ -83,7 +84,7 @@ def _read(cursor: Cursor, size: int) -> Header:
 def _read_counts(cursor: Cursor, size: int) -> tuple[int, int]:
     if size < 24:
         raise GGUFError(f"not a GGUF file: {size} bytes are too few")
-    if (magic := cursor.take(4)) != b"GGUF":
+    if (magic := cursor.take(4)) != MAGIC:
         raise GGUFError(f"not a GGUF file: it begins with {magic!r}")
     version = cursor.u32()
     if version & 0xFFFF == 0 and version:

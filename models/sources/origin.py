@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.shelf import Shelf
+from models.shelf import Shelf, Version
 from models.sources.progress import Meter
 
 
@@ -30,6 +30,9 @@ class Origin(Protocol):
 
     @property
     def sha256(self) -> str | None: ...
+
+    async def is_unchanged(self, version: Version) -> bool:
+        """Asked where there is no digest: whether a Version that came from here still is what is here."""
 
     async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
         """Bring the file into the folder, which holds what an interrupted fetch left. Raises ModelError."""

