@@ -10,7 +10,7 @@ import enum
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 MAX_LIVES = 3  # Workers that one prompt may cost
@@ -64,6 +64,15 @@ class Parcel:
     correlation: bytes
     payload: bytes
     acks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An id whose receivers must not be disturbed: if it is in the inbox, a message goes `elsewhere`."""
+
+    sender: str
+    id: str
+    elsewhere: str  # topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,13 @@ def finish(seq: int, payload: bytes, keep_s: float, now: float, db: sqlite3.Conn
     return True
 
 
-def post(address: Address, payload: bytes, keep_s: float, now: float, db: sqlite3.Connection) -> None:
+def post(
+    address: Address, payload: bytes, unless: Known | None, keep_s: float, now: float, db: sqlite3.Connection
+) -> None:
+    if unless is not None:
+        found = db.execute("SELECT 1 FROM inbox WHERE sender = ? AND id = ?", (unless.sender, unless.id))
+        if found.fetchone():
+            address = replace(address, topic=unless.elsewhere)
     _owe(db, address, None, payload, keep_s, now)
 
 

@@ -23,17 +23,17 @@ from typing import TypeVar
 import structlog
 
 from cloud_sync import ledger, schema
-from cloud_sync.ledger import Accepted, Address, Parcel, Prompt, Purged
+from cloud_sync.ledger import MAX_LIVES, Accepted, Address, Known, Parcel, Prompt, Purged
 from cloud_sync.writer import StateError, Writer
 
-__all__ = ["Accepted", "Address", "Parcel", "Prompt", "Purged", "State", "StateError"]
+__all__ = ["MAX_LIVES", "Accepted", "Address", "Known", "Parcel", "Prompt", "Purged", "State", "StateError"]
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
 
 class State:
-    """The node's database. The constructor opens it and blocks; all else is for the event loop.
+    """The node's database. The constructor blocks and raises StateError; all else is for the event loop.
 
     `keep_s`: how long a finished prompt is kept, to answer repeats and receivers that were away.
     """
@@ -41,13 +41,15 @@ class State:
     def __init__(self, path: Path, *, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s = keep_s
         self._clock = clock
-        self.set_aside = schema.prepare(path)  # the damaged file that was in the way, if any
+        try:
+            self.set_aside = schema.prepare(path)  # the damaged file that was in the way, if any
+            self._reader = schema.connect(path)
+            self._writer = Writer(partial(schema.connect, path))
+        except sqlite3.Error as error:
+            raise StateError(f"{path}: {error}") from error
         if self.set_aside is not None:
-            log.error(
-                "state.damaged", set_aside=str(self.set_aside), lost="prompts, results, until recovered"
-            )
-        self._writer = Writer(partial(schema.connect, path))
-        self._reader = schema.connect(path)
+            lost = "accepted prompts and kept results, until recovered"
+            log.error("the database was damaged and is set aside", file=str(self.set_aside), lost=lost)
         self._reading = ThreadPoolExecutor(1, "state-reader")
         self._epoch = ledger.latest_time(self._reader) - clock()
 
@@ -85,9 +87,9 @@ class State:
         """Keep the result and owe it to all who asked. False: there was one already, and that one stays."""
         return self._writer.do(partial(ledger.finish, seq, payload, self._keep_s, self.now()))
 
-    def post(self, address: Address, payload: bytes) -> asyncio.Future[None]:
+    def post(self, address: Address, payload: bytes, unless: Known | None = None) -> asyncio.Future[None]:
         """Owe a message that belongs to no accepted prompt, such as a refusal."""
-        return self._writer.do(partial(ledger.post, address, payload, self._keep_s, self.now()))
+        return self._writer.do(partial(ledger.post, address, payload, unless, self._keep_s, self.now()))
 
     async def due(self, after: int, limit: int) -> list[Parcel]:
         """What waits for receivers, in order, from the row after `after` on."""

@@ -102,7 +102,7 @@ class Writer:
             try:
                 self._db.close()
             except sqlite3.Error as error:
-                log.warning("state.close_failed", error=str(error))
+                log.warning("closing the database failed", error=str(error))
             self._db = None
 
 

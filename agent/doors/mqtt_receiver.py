@@ -1,0 +1,125 @@
+"""What one connection delivers: each message is kept, committed, then acked, in the order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from agent.doors.mqtt_intake import Incoming, Refused, error_payload, read_acks, read_prompt, refusal
+from agent.doors.mqtt_link import WINDOW, Link, Message
+from agent.doors.mqtt_topics import Topics
+from agent.doors.node_face import Node
+from agent.errors import BadRequest, Conflict, ModelNotFound
+from cloud_sync.state import Accepted, Address, State
+
+LARGE = 256 * 1024  # bytes; parsing more than this would hold the event loop up
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A message on its way to the disk."""
+
+    mid: int
+    commit: asyncio.Future[Any]
+    prompt: Incoming | None = None
+
+
+class Receiver:
+    """`put` takes messages while `run` runs, which ends with StateError where one could not be kept."""
+
+    def __init__(
+        self,
+        node: Node,
+        state: State,
+        topics: Topics,
+        on_prompt: Callable[[], None],
+        on_outbox: Callable[[], None],
+    ) -> None:
+        self._node, self._state, self._topics = node, state, topics
+        self._on_prompt, self._on_outbox = on_prompt, on_outbox
+        self._arrived: asyncio.Queue[Message] = asyncio.Queue()
+        self._written: asyncio.Queue[_Written] = asyncio.Queue()
+
+    def put(self, message: Message) -> None:
+        """The broker holds QoS 1 back while a window of them is not acked; QoS 0 is only bounded here."""
+        if not message.mid and self._arrived.qsize() >= WINDOW:
+            self._count("dropped")
+        else:
+            self._arrived.put_nowait(message)
+
+    async def run(self, link: Link) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._acknowledge(link))
+            while True:
+                self._written.put_nowait(await self._write(await self._arrived.get()))
+
+    async def _write(self, message: Message) -> _Written:
+        self._count("received")
+        if message.topic.startswith(self._topics.acks):
+            return self._write_acks(message)
+        try:
+            if len(message.payload) > LARGE:
+                prompt = await asyncio.to_thread(self._read, message)
+            else:
+                prompt = self._read(message)
+        except Refused as refused:
+            self._count("refused")
+            log.info("mqtt message refused", reason=str(refused), topic=message.topic)
+            return _Written(message.mid, self._state.post(refused.address, refused.payload, refused.unless))
+        commit = self._state.accept(prompt.sender, prompt.id, prompt.body, prompt.address)
+        return _Written(message.mid, commit, prompt)
+
+    def _read(self, message: Message) -> Incoming:
+        prompt = read_prompt(message, self._topics, self._node.settings)
+        offered = self._node.serving.offered()
+        if offered and not any(one.answers_to(prompt.model) for one in offered):
+            unknown = ModelNotFound(f"the model {prompt.model!r} is not on this node", param="model")
+            raise refusal(unknown, message, self._topics, prompt.sender, prompt.id, message.response_topic)
+        return prompt
+
+    def _write_acks(self, message: Message) -> _Written:
+        try:
+            sender, ids = read_acks(message, self._topics)
+        except BadRequest as error:
+            self._count("refused")
+            return _Written(message.mid, self._state.post(Address(self._topics.errors), error_payload(error)))
+        return _Written(message.mid, self._state.acknowledged(sender, ids))
+
+    async def _acknowledge(self, link: Link) -> None:
+        while True:
+            written = await self._written.get()
+            outcome = await written.commit
+            if written.prompt is None:
+                self._on_outbox()
+            else:
+                await self._accepted(written.prompt, outcome)
+            if written.mid:
+                link.ack(written.mid)
+
+    async def _accepted(self, prompt: Incoming, outcome: Accepted) -> None:
+        if outcome is Accepted.NEW:
+            self._on_prompt()
+        elif outcome is Accepted.CONFLICT:
+            self._count("conflict")
+            await self._state.post(*self._conflict(prompt))
+            self._on_outbox()
+        else:
+            self._count("repeat_received")
+            self._on_outbox()
+
+    def _conflict(self, prompt: Incoming) -> tuple[Address, bytes]:
+        """Never to where the first prompt's receiver waits."""
+        error = Conflict(f"the id {prompt.id!r} was given to another body", param="id")
+        topic = prompt.address.topic
+        if topic == self._topics.result(prompt.sender, prompt.id):
+            topic = self._topics.errors
+        return Address(topic, prompt.address.correlation), error_payload(error, prompt.id, prompt.sender)
+
+    def _count(self, kind: str) -> None:
+        self._node.telemetry.mqtt_messages.labels(kind=kind).inc()

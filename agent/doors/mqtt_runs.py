@@ -1,0 +1,212 @@
+"""From the inbox to serving and back: claims prompts in the order of arrival, runs them, keeps their results.
+
+What serving does not take now (queue full, rate limit) goes back to the inbox, and its sender is held for a
+while, so that a sender's prompts stay in order and nothing but what runs is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from agent.config import Settings
+from agent.doors.answers import Answer
+from agent.doors.mqtt_intake import encode, error_payload, read_body
+from agent.doors.mqtt_tokens import Tokens
+from agent.doors.mqtt_topics import Topics
+from agent.doors.openai import Body, requests
+from agent.errors import AgentError, Cancelled, InternalError, Overloaded, Unavailable
+from agent.request import Request
+from agent.serving import Serving
+from agent.telemetry import Telemetry
+from agent.ticket import Ticket
+from cloud_sync.state import MAX_LIVES, Prompt, State, StateError
+
+NOT_READY_S = 0.5  # how often a node that is not ready is asked again
+RETRY_S = 1.0  # after the database did not take a write
+HOLD_S = 10.0  # the longest that a sender is held at once
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """What a run tells the door: tokens as they come, and that the outbox has something new."""
+
+    tokens: Callable[[str, bytes], None]  # topic, payload
+    news: Callable[[], None]
+
+
+class Runs:
+    """`run` until cancelled; `wake` when a prompt was accepted."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        telemetry: Telemetry,
+        state: State,
+        topics: Topics,
+        out: Out,
+    ) -> None:
+        self._settings, self._serving, self._telemetry = settings, serving, telemetry
+        self._state, self._topics, self._out = state, topics, out
+        # Enough that the Worker never waits for the disk, few enough to hold in memory.
+        self._most = max(16, 2 * (settings.max_batch_size or 32))
+        self._running: set[int] = set()
+        self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._resume()
+                while True:
+                    self._wake.clear()
+                    if not await self._start_some(group):
+                        await self._rest()
+        finally:
+            with contextlib.suppress(StateError):  # then they count as an attempt, no more
+                await self._state.release(self._running)
+
+    async def _resume(self) -> None:
+        while True:
+            with contextlib.suppress(StateError):
+                if again := await self._state.resume(self._running):
+                    log.info("accepted prompts go on", prompts=again)
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _start_some(self, group: asyncio.TaskGroup) -> bool:
+        """Whether there may be more to start at once."""
+        free = self._most - len(self._running)
+        if free <= 0 or not self._serving.ready()[0]:
+            return False
+        now = time.monotonic()
+        self._held = {sender: until for sender, until in self._held.items() if until > now}
+        try:
+            prompts = await self._state.claim(free, self._held)
+        except StateError as error:
+            log.error("prompts could not be claimed", error=str(error))
+            await asyncio.sleep(RETRY_S)
+            await self._resume()  # the disk may have it all the same
+            return True
+        self._running.update(prompt.seq for prompt in prompts)
+        back = [prompt.seq for prompt in prompts if not self._start(prompt, group)]
+        if back:
+            await self._give_back(back)
+        return len(prompts) == free
+
+    async def _rest(self) -> None:
+        waits = [until - time.monotonic() for until in self._held.values()]
+        if not self._serving.ready()[0]:
+            waits.append(NOT_READY_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(waits)) if waits else None):
+                await self._wake.wait()
+
+    def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
+        """False: not now."""
+        if prompt.sender in self._held:
+            return False
+        tickets: list[Ticket] = []
+        try:
+            if prompt.spent:
+                raise InternalError("this prompt was begun too often and never finished: it is not run again")
+            body = read_body(prompt.body)
+            for request in self._requests(prompt, body):
+                tickets.append(self._serving.submit(request))
+        except (Overloaded, Unavailable) as error:
+            _cancel(tickets)
+            self._hold(prompt.sender, error)
+            return False
+        except AgentError as error:
+            _cancel(tickets)
+            group.create_task(self._finish(prompt, error_payload(error, prompt.id, prompt.sender)))
+            return True
+        group.create_task(self._run(prompt, body, tickets))
+        return True
+
+    def _requests(self, prompt: Prompt, body: Body) -> list[Request]:
+        sender = f"mqtt:{prompt.sender}"
+        made = requests(body, self._settings, id=f"mqtt-{prompt.seq}", sender=sender, durable=True)
+        if body.timeout is None:
+            return made
+        # The caller's time runs from the prompt's arrival.
+        waited = self._state.now() - prompt.received_at
+        return [replace(one, deadline=time.monotonic() + body.timeout - waited) for one in made]
+
+    def _hold(self, sender: str, error: AgentError) -> None:
+        wait = min(HOLD_S, error.retry_after or RETRY_S) * random.uniform(1, 1.2)  # noqa: S311
+        self._held[sender] = time.monotonic() + wait
+
+    async def _run(self, prompt: Prompt, body: Body, tickets: list[Ticket]) -> None:
+        model = self._serving.offered()[0].name
+        answer = Answer(body, id=prompt.id, model=model)
+        topic = self._topics.tokens(prompt.sender, prompt.id)
+        tokens = Tokens(prompt.id, prompt.runs - 1 + prompt.lives, lambda said: self._out.tokens(topic, said))
+        try:
+            await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
+            payload = encode(answer.completion())
+        except (Overloaded, Unavailable, Cancelled) as error:
+            self._hold(prompt.sender, error)
+            return await self._give_back([prompt.seq])
+        except AgentError as error:
+            payload = error_payload(error, prompt.id, prompt.sender)
+        finally:
+            tokens.close()
+            _cancel(tickets)
+        await self._finish(prompt, payload)
+
+    async def _gather(
+        self, prompt: Prompt, body: Body, tickets: list[Ticket], answer: Answer, tokens: Tokens | None
+    ) -> None:
+        for place, ticket in enumerate(tickets):
+            attempt = 1
+            async for chunk in ticket:
+                if chunk.attempt > attempt:
+                    await self._count_deaths(prompt, chunk.attempt - attempt)
+                    attempt = chunk.attempt
+                answer.add(chunk, place)
+                if tokens:
+                    tokens.add(place * (body.n or 1) + chunk.index, chunk)
+
+    async def _count_deaths(self, prompt: Prompt, deaths: int) -> None:
+        log.warning("a prompt's Worker was lost", id=prompt.id, sender=prompt.sender, deaths=deaths)
+        for _ in range(deaths):
+            with contextlib.suppress(StateError):
+                if await self._state.lost(prompt.seq) >= MAX_LIVES:
+                    raise InternalError(f"the prompt cost {MAX_LIVES} Workers their lives")
+
+    async def _finish(self, prompt: Prompt, payload: bytes) -> None:
+        while True:
+            try:
+                await self._state.finish(prompt.seq, payload)
+                break
+            except StateError as error:
+                log.error("a result could not be kept", id=prompt.id, error=str(error), retry_s=RETRY_S)
+                await asyncio.sleep(RETRY_S)
+        self._telemetry.mqtt_messages.labels(kind="answered").inc()
+        self._running.discard(prompt.seq)
+        self._out.news()
+        self._wake.set()
+
+    async def _give_back(self, seqs: list[int]) -> None:
+        with contextlib.suppress(StateError):
+            await self._state.release(seqs)
+        self._running.difference_update(seqs)
+        self._wake.set()
+
+
+def _cancel(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.cancel()

@@ -1,0 +1,65 @@
+"""The topics of one node, and which Response Topics it refuses. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.errors import BadRequest
+
+ROOT = "autoglm/v1"
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)  # of ids and senders
+_INPUTS = {"prompts", "infer", "acks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Everything under `autoglm/v1/{node}/`. A sender is the level after `prompts`, or "" without one."""
+
+    node: str
+
+    @property
+    def inputs(self) -> list[str]:
+        """The filters to subscribe to. `infer/{model}` will be one."""
+        return [self._("prompts"), self._("prompts", "+"), self._("acks"), self._("acks", "+")]
+
+    @property
+    def acks(self) -> str:
+        return self._("acks")
+
+    @property
+    def status(self) -> str:
+        return self._("status")
+
+    @property
+    def errors(self) -> str:
+        return self._("errors")
+
+    def result(self, sender: str, id: str) -> str:
+        return self._("results", sender, id)
+
+    def tokens(self, sender: str, id: str) -> str:
+        return self._("tokens", sender, id)
+
+    def read(self, topic: str) -> tuple[str, str]:
+        """`("prompts" or "acks", sender)`. Raises BadRequest where the sender's level is no name."""
+        kind, _, sender = topic.removeprefix(self._() + "/").partition("/")
+        if sender and not NAME.fullmatch(sender):
+            raise BadRequest("the sender's topic level must match [A-Za-z0-9._-]{1,128}")
+        return kind, sender
+
+    def _(self, *levels: str) -> str:
+        return "/".join((ROOT, self.node, *(level for level in levels if level)))
+
+
+def check_response_topic(topic: str) -> None:
+    """Raises BadRequest for a topic that no answer may go to: none could, or it would be read as input."""
+    if "+" in topic or "#" in topic:
+        raise BadRequest("the Response Topic has a wildcard")
+    if topic.startswith("$"):
+        raise BadRequest("the Response Topic is under $, which is the broker's")
+    if "\0" in topic:
+        raise BadRequest("the Response Topic has a null character")
+    levels = topic.split("/")
+    if levels[:2] == ROOT.split("/") and len(levels) > 3 and levels[3] in _INPUTS | {"status"}:
+        raise BadRequest("the Response Topic is one of a node's own topics")
