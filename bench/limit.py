@@ -1,7 +1,7 @@
 """The in-process limit: the same prompts, as many at once, through llama_decode with nothing around it.
 
-One thread loads and decodes. No text, no sockets, no queue; the shared prefix is computed once, greedy is argmax.
-What a server falls short of this is what the server costs.
+One thread loads and decodes. No text, sockets or queue. The shared prefix is computed once; argmax chooses.
+What a server falls short of this is what it costs.
 `python -m bench.limit --model FILE --clients 8` measures one arrangement.
 """
 

@@ -1,6 +1,6 @@
 """What we measure ourselves against, made once into `.cache/bench`; all of it comes from the package index.
 
-llama.cpp's own server is built from the source in llama-cpp-python's sdist, with the compiler and the flags that
+llama.cpp's own server is built from the source in llama-cpp-python's sdist, with the compiler and flags that
 the agent's engine was built with; it then runs on the very libraries that the agent has loaded (`libraries`).
 `llama_cpp.server` gets a virtual environment of its own, with a copy of the agent's llama_cpp in it.
 """
@@ -103,8 +103,13 @@ def cpp_server(console: Console) -> Path:
     source = _source(console, work)
     environment = {"CC": compilers[0], "CXX": compilers[1], "PATH": f"{tools}:{os.environ['PATH']}"}
     build = work / "build"
-    _run(console, "configure", ["cmake", "-G", "Ninja", "-S", source, "-B", build, *flags], environment)
-    compile_ = ["cmake", "--build", build, "--target", "llama-server", "-j", str(os.cpu_count() or 1)]
+    _run(
+        console,
+        "configure",
+        ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *flags],
+        environment,
+    )
+    compile_ = ["cmake", "--build", str(build), "--target", "llama-server", "-j", str(os.cpu_count() or 1)]
     _run(console, "compile", compile_, environment)
     (build / "bin").rename(home)
     shutil.rmtree(work)

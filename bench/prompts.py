@@ -1,7 +1,7 @@
 """The prompts of every measurement: about 100 tokens each, of which the system part is shared by all.
 
-Deterministic: prompt `n` is the same on every machine, for every contestant. The user parts differ from their first
-words on, so that nobody can reuse more than the system part.
+Deterministic: prompt `n` is the same on every machine, for every contestant. The user parts differ from their
+first words on, so that nobody can reuse more than the system part.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from itertools import count
 
 SYSTEM = (
     "You are the assistant of an edge device in a factory hall. You read the state of machines and sensors, "
-    "and you explain to the people on the floor in short and plain sentences what goes on, what it means, and "
-    "what they ought to do next."
+    "and you explain to the people on the floor in short and plain sentences what goes on, what it means, "
+    "and what they ought to do next."
 )
 """60 tokens with SmolLM2's template around it; all prompts begin with it."""
 

@@ -1,0 +1,189 @@
+"""The contestants that answer over HTTP: how each is started at its best, and what it takes of the box."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+from typing import Any
+
+from bench import peers, prompts, sse
+
+START_S = 120.0  # a server that is silent for longer is broken
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is alike for all: the model's file, the slots, the context of each (tokens), the threads."""
+
+    model: Path
+    slots: int = 32
+    context: int = 1024
+    threads: int = os.cpu_count() or 1
+
+
+KV = tuple[str, bool]
+KV_CHOICES: tuple[KV, ...] = (("q8_0", True), ("f16", True), ("f16", False))
+"""Type of the KV cache, and flash attention (which a quantised cache needs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """How to start one; `{port}` in the command and the environment is filled in."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)  # merged into each request
+    warm: bool = False  # measured after a mixed load, as a server is that has run for a while
+    serial: bool = False  # answers one request at a time: fewer of them tell as much
+
+
+@dataclass(slots=True)
+class Running:
+    process: subprocess.Popen[bytes]
+    port: int
+    cold_start_s: float  # from exec to the first token
+
+    def peak_bytes(self) -> int:
+        """VmHWM of the process and all its descendants, summed (pages that they share count for each)."""
+        return sum(_high_water(pid) for pid in _tree(self.process.pid))
+
+
+def agent(setup: Setup, **settings: str) -> Server:
+    """This agent, as `autoglm serve` starts it, with a shelf of its own. It chooses its KV cache itself."""
+    ours = {
+        "AUTOGLM_CONFIG": os.devnull,
+        "AUTOGLM_DATA_DIR": str(peers.CACHE / "agent"),
+        "AUTOGLM_HTTP_PORT": "{port}",
+        "AUTOGLM_MQTT_URL": "none",
+        "AUTOGLM_CONTEXT": str(setup.context),
+        "AUTOGLM_MAX_BATCH_SIZE": str(setup.slots),
+        "AUTOGLM_THREADS": str(setup.threads),
+        "AUTOGLM_LOG_LEVEL": "warning",
+        "MODEL_NAME": str(setup.model),
+    }
+    command = [str(Path(sys.executable).with_name("autoglm")), "serve"]
+    return Server(
+        name="this agent",
+        command=command,
+        environment=ours | settings,
+        extra={"ignore_eos": True},
+        warm=True,
+    )
+
+
+def cpp(setup: Setup, binary: Path, kv: KV, *, warm: bool, options: tuple[str, ...] = ()) -> Server:
+    """llama.cpp's own server, on the libraries that the agent runs on."""
+    kv_type, flash = kv
+    slots = ["-np", str(setup.slots), "-c", str(setup.slots * setup.context), "--no-kv-unified"]
+    cache = ["-ctk", kv_type, "-ctv", kv_type, "-fa", "on" if flash else "off"]
+    rest = ["-t", str(setup.threads), "-tb", str(setup.threads), "--log-disable", "--cache-ram", "0"]
+    place = ["-m", str(setup.model), "--host", "127.0.0.1", "--port", "{port}"]
+    return Server(
+        name=f"llama-server, {'warm' if warm else 'fresh'}",
+        command=[str(binary), *place, *slots, *cache, *rest, *options],
+        environment={"LD_LIBRARY_PATH": f"{peers.libraries()}:{binary.parent}"},
+        extra={"ignore_eos": True, "cache_prompt": True},
+        warm=warm,
+    )
+
+
+def python(setup: Setup, interpreter: Path, kv: KV) -> Server:
+    """llama_cpp.server: one request at a time. It keeps the prefix of its last prompt by itself."""
+    ggml_type = {"f16": "1", "q8_0": "8"}[kv[0]]
+    options = {
+        "model": str(setup.model),
+        "host": "127.0.0.1",
+        "port": "{port}",
+        "interrupt_requests": "False",  # or it cuts running requests short
+        "n_ctx": str(setup.context),
+        "n_threads": str(setup.threads),
+        "n_threads_batch": str(setup.threads),
+        "flash_attn": str(kv[1]),
+        "type_k": ggml_type,
+        "type_v": ggml_type,
+        "logits_all": "False",
+        "verbose": "False",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return Server(
+        name="llama_cpp.server",
+        command=[str(interpreter), "-m", "llama_cpp.server", *flags],
+        environment={"OMP_WAIT_POLICY": "active"},  # several times faster with it
+        extra={"logit_bias": dict.fromkeys(("0", "2", "4"), -100)},  # SmolLM2's ends; it knows no ignore_eos
+        serial=True,
+    )
+
+
+@contextlib.contextmanager
+def started(server: Server) -> Iterator[Running]:
+    """The server, once it has answered; stopped again at the end."""
+    port = _free_port()
+    log = peers.CACHE / "logs" / f"{server.name.replace(' ', '-').replace(',', '')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        environment = {name: value.format(port=port) for name, value in server.environment.items()}
+        begun = perf_counter()
+        process = subprocess.Popen(
+            [part.format(port=port) for part in server.command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+    try:
+        first = _first_token(server, process, port, log)
+        yield Running(process, port, first - begun)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _first_token(server: Server, process: subprocess.Popen[bytes], port: int, log: Path) -> float:
+    """Ask until there is an answer; when its first token came, on the monotonic clock."""
+    body = {"messages": prompts.messages(0), "max_tokens": 2, "temperature": 0, "stream": True}
+    request = sse.post("127.0.0.1", port, "/v1/chat/completions", body | dict(server.extra))
+    deadline = monotonic() + START_S
+    while monotonic() < deadline and process.poll() is None:
+        exchange = sse.Exchange()
+        try:
+            asyncio.run(sse.ask("127.0.0.1", port, request, exchange))
+        except (OSError, sse.Refused):
+            sleep(0.005)
+            continue
+        return sse.read(exchange).stamps[0]
+    raise SystemExit(f"{server.name} does not answer; its log is {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for child in children.read_text().split():
+                yield from _tree(int(child))
+
+
+def _high_water(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
