@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from agent import __version__
+from agent.doors.broker import BrokerError, EmbeddedBroker
 from agent.doors.mqtt_intake import encode
 from agent.doors.mqtt_link import Link, LinkError, Will
 from agent.doors.mqtt_outbox import Outbox
@@ -55,22 +56,30 @@ class Door:
         self._node, self._state = node, state
         self._topics = Topics(node.settings.node)
         self._client_id = f"{node.settings.node}-{install_id}"
+        self._broker = EmbeddedBroker(node.settings) if node.settings.mqtt_url == "embedded" else None
+        self._url = self._broker.url if self._broker else node.settings.mqtt_url or ""
         self._link: Link | None = None  # while connected
         self._outbox = Outbox(state, node.telemetry)
         out = Out(self._send_tokens, self._outbox.wake)
         self._runs = Runs(node.settings, node.serving, node.telemetry, state, self._topics, out)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._runs.run())
-            await self._stay_connected()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._runs.run())
+                await self._stay_connected()
+        finally:
+            if self._broker:
+                await self._broker.stop()
 
     async def _stay_connected(self) -> None:
         failures = 0
         while True:
             try:
+                if self._broker:
+                    await self._broker.ensure()
                 await self._session()
-            except* LinkError as problems:
+            except* (LinkError, BrokerError) as problems:
                 problem = _first(problems)
                 slow = isinstance(problem, LinkError) and problem.slow
                 failures = 1 if self._link else failures + 1
@@ -87,11 +96,10 @@ class Door:
 
     async def _session(self) -> None:
         """One connection, until it ends: always by LinkError or StateError, or by being cancelled."""
-        settings = self._node.settings
         receiver = Receiver(self._node, self._state, self._topics, self._runs.wake, self._outbox.wake)
         link = Link(
-            settings,
-            settings.mqtt_url or "",
+            self._node.settings,
+            self._url,
             self._client_id,
             Will(self._topics.status, self._status("offline")),
             receiver.put,

@@ -2,7 +2,7 @@
 
 Each connection has a paho client of its own: an ack or a publication that comes too late goes to a dead
 client, never into the next connection; and paho's own memory of what to send again, which would work beside
-our outbox, goes with it. A thread does what blocks (DNS, TLS, the socket) and tells the event loop everything.
+our outbox, goes with it. A thread does what blocks (DNS, TLS, the socket) and tells the event loop all.
 """
 
 from __future__ import annotations
