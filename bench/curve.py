@@ -1,7 +1,7 @@
 """`python -m bench.curve`: smoothness against throughput, over the size of the pieces of a prompt's prefill.
 
 Large pieces are good for tokens/s, and make those wait who already get tokens. Each contestant is measured at
-each of its piece sizes: in closed loops, and with arrivals at random moments, where no server can look smooth by
+each of its piece sizes: in closed loops, and with arrivals at random moments, where no server looks smooth by
 making its clients wait for each other.
 """
 
