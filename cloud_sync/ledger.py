@@ -16,6 +16,7 @@ from hashlib import sha256
 MAX_LIVES = 3  # Workers that one prompt may cost
 MAX_RUNS = 5  # begun so often and never finished: it ends the agent itself
 PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
+PURGE_PAGES = 2000
 
 
 class Accepted(enum.Enum):
@@ -199,7 +200,9 @@ def purge(keep_s: float, now: float, db: sqlite3.Connection) -> Purged:
     ).fetchall()
     db.executemany("DELETE FROM results WHERE inbox_seq = ?", old)
     db.executemany("DELETE FROM inbox WHERE seq = ?", old)
-    db.execute("PRAGMA incremental_vacuum").fetchall()  # one page goes with each row fetched
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, PURGE_PAGES)):  # through Python's sqlite3, each call gives one page back
+        db.execute("PRAGMA incremental_vacuum(1)")
     return Purged(results=len(old), undelivered=late)
 
 

@@ -98,7 +98,8 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that may write. The caller opens transactions itself."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before WAL, or it is ignored
+        if db.execute("PRAGMA auto_vacuum").fetchone() != (2,):  # to set it again would write
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before WAL, or it is ignored
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")

@@ -1,0 +1,187 @@
+"""The database against a model of it, with crashes: what a future promised is there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cloud_sync.state import Accepted, Address, State
+
+KEEP_S = 100.0
+senders, ids = st.sampled_from(["", "ann"]), st.sampled_from(["a", "b", "c"])
+bodies = st.sampled_from([b"one", b"two"])
+addresses = st.builds(Address, topic=st.sampled_from(["t", "u"]), acks=st.booleans())
+
+
+@dataclass
+class Row:
+    """What the model knows of a prompt."""
+
+    body: bytes
+    seq: int | None = None  # known once claimed
+    state: str = "waiting"
+    result: bytes | None = None
+    asked: dict[str, bool] = field(default_factory=dict)  # topic -> acks, while it is not done
+    owed: dict[str, bool] = field(default_factory=dict)  # topic -> acks, once it is
+    finished_at: float = 0.0
+    owed_until: dict[str, float] = field(default_factory=dict)
+
+
+class Machine(RuleBasedStateMachine):
+    @initialize()
+    def open(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.crashes = 0
+        self.clock = 0.0
+        self.results = 0
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.order: list[tuple[str, str]] = []  # of arrival
+        self.state = self.opened()
+
+    def opened(self) -> State:
+        return State(
+            Path(self.folder, str(self.crashes), "state.db"), keep_s=KEEP_S, clock=lambda: self.clock
+        )
+
+    def do(self, name: str, *values: Any) -> Any:
+        async def call() -> Any:
+            return await getattr(self.state, name)(*values)
+
+        return self.loop.run_until_complete(call())
+
+    @rule(sender=senders, id=ids, body=bodies, address=addresses)
+    def accept(self, sender: str, id: str, body: bytes, address: Address) -> None:
+        outcome = self.do("accept", sender, id, body, address)
+        row = self.rows.get((sender, id))
+        if row is None:
+            assert outcome is Accepted.NEW
+            self.rows[sender, id] = Row(body, asked={address.topic: address.acks})
+            self.order.append((sender, id))
+        elif row.body != body:
+            assert outcome is Accepted.CONFLICT
+        elif row.state == "done":
+            assert outcome is Accepted.DONE
+            row.owed[address.topic] = address.acks
+            row.owed_until[address.topic] = self.clock + KEEP_S
+        else:
+            assert outcome is Accepted.RUNNING
+            row.asked[address.topic] = address.acks
+
+    @rule(limit=st.integers(1, 3), held=st.sets(senders))
+    def claim(self, limit: int, held: set[str]) -> None:
+        waiting = [key for key in self.order if self.rows[key].state == "waiting" and key[0] not in held]
+        claimed = self.do("claim", limit, held)
+        assert [(prompt.sender, prompt.id) for prompt in claimed] == waiting[:limit]
+        for prompt in claimed:
+            row = self.rows[prompt.sender, prompt.id]
+            assert prompt.body == row.body
+            row.state, row.seq = "running", prompt.seq
+
+    def running(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state == "running"]
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.running()))
+        self.results += 1
+        result = str(self.results).encode()  # each its own, so that rows can be told apart
+        assert self.do("finish", row.seq, result)
+        row.state, row.result, row.finished_at = "done", result, self.clock
+        row.owed, row.asked = row.asked, {}
+        row.owed_until = dict.fromkeys(row.owed, self.clock + KEEP_S)
+
+    @precondition(lambda self: any(row.state == "done" for row in self.rows.values()))
+    @rule(data=st.data())
+    def a_second_result_is_refused(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from([row for row in self.rows.values() if row.state == "done"]))
+        assert not self.do("finish", row.seq, b"another")
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.running()))
+        self.do("release", [row.seq])
+        row.state = "waiting"
+
+    @rule(data=st.data())
+    def the_broker_takes_one(self, data: st.DataObject) -> None:
+        parcels = self.do("due", 0, 100)
+        if parcels:
+            parcel = data.draw(st.sampled_from(parcels))
+            self.do("delivered", parcel.seq)
+            [row] = [row for row in self.rows.values() if row.result == parcel.payload]
+            assert row.owed[parcel.topic] == parcel.acks
+            if not parcel.acks:
+                del row.owed[parcel.topic]
+
+    @rule(sender=senders, id=ids)
+    def the_receiver_acks(self, sender: str, id: str) -> None:
+        gone = self.do("acknowledged", sender, [id])
+        row = self.rows.get((sender, id))
+        assert gone == (len(row.owed) if row else 0)
+        if row:
+            row.owed.clear()
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, 150.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock += seconds
+        for row in self.rows.values():
+            for topic in [topic for topic in row.owed if row.owed_until[topic] <= self.clock]:
+                del row.owed[topic]
+        while (gone := self.do("purge")).results + gone.undelivered:
+            pass
+        for key, row in list(self.rows.items()):
+            if row.state == "done" and row.finished_at + KEEP_S <= self.clock and not row.owed:
+                del self.rows[key]
+                self.order.remove(key)
+
+    @rule()
+    def crash(self) -> None:
+        """The files as they are at this moment are what the next agent finds."""
+        old = Path(self.folder, str(self.crashes))
+        self.crashes += 1
+        shutil.copytree(old, Path(self.folder, str(self.crashes)), ignore=shutil.ignore_patterns("*-shm"))
+        self.loop.run_until_complete(self.state.close())
+        now = self.clock
+        self.state = self.opened()
+        self.shift(now)
+        stopped = self.running()
+        assert self.do("resume") == len(stopped)
+        for row in stopped:
+            row.state = "waiting"
+
+    def shift(self, now: float) -> None:
+        """Node time may be a little behind after a crash: let the clock make up for it."""
+        behind = now - self.state.now()
+        assert behind >= 0
+        self.clock += behind
+
+    def owed(self) -> list[tuple[tuple[str, str], str, bytes]]:
+        rows = self.rows.items()
+        return [(key, topic, row.result) for key, row in rows if row.result for topic in row.owed]
+
+    @invariant()
+    def the_outbox_is_what_is_owed(self) -> None:
+        if hasattr(self, "state"):
+            found = [(parcel.topic, parcel.payload) for parcel in self.do("due", 0, 100)]
+            assert sorted(found) == sorted((topic, result) for _, topic, result in self.owed())
+
+    def teardown(self) -> None:
+        if hasattr(self, "state"):
+            self.loop.run_until_complete(self.state.close())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+
+TestState = Machine.TestCase
+TestState.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
