@@ -52,8 +52,9 @@ class Guard:
         )
         structlog.contextvars.bind_contextvars(request_id=exchange.id)
         try:
-            scope["state"]["caller"] = self._admit(scope, exchange)
-            scope["state"]["request_id"] = exchange.id
+            state = scope.setdefault("state", {})
+            state["request_id"] = exchange.id
+            state["caller"] = self._admit(scope, exchange)
         except AgentError as error:
             await error_response(error)(scope, exchange.receive, exchange.send)
         else:

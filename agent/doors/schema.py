@@ -11,7 +11,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from agent.doors.bodies import ChatBody, CompletionBody, PullBody
@@ -34,18 +34,18 @@ class ErrorBody(BaseModel):
 
 def documented(body: type[BaseModel] | None, answer: str, media: str = "application/json") -> dict[str, Any]:
     """What a route says of itself. Bodies are read by hand, so that their errors have OpenAI's shape."""
-    error = {"content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="ErrorBody")}}}}
-    extra: dict[str, Any] = {
+    said: dict[str, Any] = {
+        "response_class": Response,
         "responses": {
-            "200": {"description": answer, "content": {media: {}}},
-            "4XX": {"description": "The request must be changed, or come later.", **error},
-            "5XX": {"description": "The node could not do it.", **error},
-        }
+            200: {"description": answer, "content": {media: {}}},
+            "4XX": {"description": "The request must be changed, or come later.", "model": ErrorBody},
+            "5XX": {"description": "The node could not do it.", "model": ErrorBody},
+        },
     }
     if body is not None:
-        schema = {"$ref": _REFERENCE.format(model=body.__name__)}
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {"openapi_extra": extra}
+        content = {"application/json": {"schema": {"$ref": _REFERENCE.format(model=body.__name__)}}}
+        said["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return said
 
 
 def add_docs(app: FastAPI) -> None:
@@ -72,11 +72,11 @@ def add_docs(app: FastAPI) -> None:
 def _schema(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in (ChatBody, CompletionBody, PullBody, ErrorBody)],
+        [(model, "validation") for model in (ChatBody, CompletionBody, PullBody)],
         ref_template=_REFERENCE,
     )
     components = schema.setdefault("components", {})
-    components["schemas"] = definitions["$defs"]
+    components["schemas"] = components.get("schemas", {}) | definitions["$defs"]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     schema["security"] = [{}, {"key": []}]
     return schema

@@ -1,0 +1,69 @@
+"""The documentation is whole, true, and needs no other machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from agent.doors.bodies import ChatBody, CompletionBody
+from agent.doors.openai import read
+from tests.support.agent import Agent
+
+
+@pytest.fixture(scope="module")
+def schema(echo_agent: Agent) -> Any:
+    return httpx.get(echo_agent.base_url + "/openapi.json").json()
+
+
+def test_the_page_loads_nothing_from_elsewhere(echo_agent: Agent) -> None:
+    page = httpx.get(echo_agent.base_url + "/docs").text
+    used = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(used) >= 2
+    for path in used:
+        assert path.startswith("/")
+        assert httpx.get(echo_agent.base_url + path).status_code == 200
+    assert "//" not in re.sub(r"<!--.*?-->|\s//.*", "", page).replace("</", "")
+
+
+def test_the_page_is_where_a_browser_looks_first(echo_agent: Agent) -> None:
+    assert httpx.get(echo_agent.base_url + "/").headers["location"] == "/docs"
+
+
+def test_every_reference_in_the_schema_leads_somewhere(schema: Any) -> None:
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema)))
+    assert {"ChatBody", "CompletionBody", "PullBody", "ErrorBody"} <= names
+    assert names <= schema["components"]["schemas"].keys()
+    assert "#/$defs" not in json.dumps(schema)
+
+
+def test_every_route_is_in_the_schema_and_says_what_it_does(schema: Any) -> None:
+    assert schema["paths"].keys() == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/api/models",
+        "/api/pull",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/status",
+    }
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            assert operation["description"], path
+
+
+@pytest.mark.parametrize("kind", [ChatBody, CompletionBody])
+def test_the_examples_are_accepted(schema: Any, kind: Any) -> None:
+    for example in schema["components"]["schemas"][kind.__name__]["examples"]:
+        assert read(json.dumps(example).encode(), kind)
+
+
+def test_every_field_that_is_honoured_is_documented(schema: Any) -> None:
+    for kind in (ChatBody, CompletionBody):
+        assert schema["components"]["schemas"][kind.__name__]["properties"].keys() == kind.model_fields.keys()
