@@ -30,8 +30,8 @@ MAX_COUNT = 2**31 - 1  # llama.cpp keeps lengths in 32 bits
 class Header:
     """A model's own description. Counts are as llama.cpp takes them; sizes are in bytes.
 
-    `metadata` holds every key: numbers, strings, bools, tuples of these; a long array is an `Array`, which
-    stayed in the file.
+    `metadata` holds every key: numbers, strings, bools, tuples of these; an `Array` stayed in the file,
+    being long or part of the vocabulary.
     """
 
     metadata: Mapping[str, Any] = field(repr=False)
@@ -192,53 +192,39 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
         heads=max(heads),
         kv_heads=max(kv_heads),
         kv_width=sum(kv_heads) * key_and_value,
-        vocabulary=_length(tokens),
+        vocabulary=tokens.count,
         bos_token=_token(values, tokens, cursor, "tokenizer.ggml.bos_token_id"),
         eos_token=_token(values, tokens, cursor, "tokenizer.ggml.eos_token_id"),
         chat_template=values.text("tokenizer.chat_template"),
     )
 
 
-def _check_vocabulary(values: _Values, tensors: list[Tensor], cursor: Cursor) -> Array | tuple[str, ...]:
-    tokens: Array | tuple[str, ...] | None = values.all.get("tokenizer.ggml.tokens")
-    if tokens is None or not _is_array(tokens, STRING):
+def _check_vocabulary(values: _Values, tensors: list[Tensor], cursor: Cursor) -> Array:
+    tokens = values.all.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, Array) or tokens.kind != STRING:
         raise GGUFError("the file has no vocabulary (key 'tokenizer.ggml.tokens')")
-    count = _length(tokens)
-    if not 0 < count <= MAX_VOCABULARY:
-        raise GGUFError(f"a vocabulary of {count} tokens; 1 to {MAX_VOCABULARY} are allowed")
+    if not 0 < tokens.count <= MAX_VOCABULARY:
+        raise GGUFError(f"a vocabulary of {tokens.count} tokens; 1 to {MAX_VOCABULARY} are allowed")
     for tensor in tensors:
-        if tensor.name == "token_embd.weight" and tensor.shape[1:] != (count,):
-            raise GGUFError(f"the vocabulary has {count} tokens, but the embedding's shape is {tensor.shape}")
+        if tensor.name == "token_embd.weight" and tensor.shape[1:] != (tokens.count,):
+            raise GGUFError(f"{tokens.count} tokens in the vocabulary, but an embedding of {tensor.shape}")
     for key, kinds in (("scores", (FLOAT32, INT32)), ("token_type", (INT32,))):
-        value = values.all.get(f"tokenizer.ggml.{key}")
-        if value is not None and (not _is_array(value, *kinds) or _length(value) < count):
-            raise GGUFError(f"key 'tokenizer.ggml.{key}' does not have a number for each of {count} tokens")
-    texts = set(cursor.strings(tokens)) if isinstance(tokens, Array) else set(tokens)
-    if b"" not in texts and "" not in texts and len(texts) != count:
+        numbers = values.all.get(f"tokenizer.ggml.{key}")
+        if numbers is None:
+            continue
+        if not isinstance(numbers, Array) or numbers.kind not in kinds or numbers.count < tokens.count:
+            raise GGUFError(f"key 'tokenizer.ggml.{key}' does not have a number for each token")
+    texts = set(cursor.strings(tokens))
+    if b"" not in texts and len(texts) != tokens.count:
         raise GGUFError("the vocabulary has a token twice")
     return tokens
 
 
-def _is_array(value: Any, *kinds: int) -> bool:
-    if isinstance(value, Array):
-        return value.kind in kinds
-    types = {STRING: str, FLOAT32: float, INT32: int}
-    return isinstance(value, tuple) and all(
-        isinstance(one, tuple(types[kind] for kind in kinds)) for one in value
-    )
-
-
-def _length(value: Array | tuple[Any, ...]) -> int:
-    return value.count if isinstance(value, Array) else len(value)
-
-
-def _token(values: _Values, tokens: Array | tuple[str, ...], cursor: Cursor, key: str) -> str | None:
+def _token(values: _Values, tokens: Array, cursor: Cursor, key: str) -> str | None:
     """The text of a special token; None where there is none or it is not in the vocabulary."""
     number = values.all.get(key)
-    if not isinstance(number, int) or not 0 <= number < _length(tokens):
+    if not isinstance(number, int) or not 0 <= number < tokens.count:
         return None
-    if isinstance(tokens, tuple):
-        return tokens[number]
     return next(cursor.strings(tokens, number)).decode("utf-8", "replace")
 
 

@@ -23,6 +23,7 @@ MAX_TENSOR_NAME = 63  # bytes; ggml's limit
 MAX_DIMS = 4  # ggml's limit
 MAX_STRING = 1024 * 1024  # a longer one stays in the file
 MAX_KEPT_ARRAY = 1_024  # elements; a longer array stays in the file
+VOCABULARY = "tokenizer.ggml."  # arrays with such a key always stay in the file
 MAX_KEPT = 8 * 1024 * 1024  # bytes, roughly, of all values held in memory
 
 _ARRAY = 9
@@ -136,14 +137,15 @@ class Cursor:
 
     def _array(self, key: str) -> tuple[Any, ...] | Array:
         kind, count, begin = self.u32(), self.u64(), self.at
+        short = count <= MAX_KEPT_ARRAY and not key.startswith(VOCABULARY)
         if kind == STRING:
             long = Array(STRING, count, self._walk(count))
-            if count > MAX_KEPT_ARRAY or not self._keep(self.at - begin + 32 * count):
+            if not short or not self._keep(self.at - begin + 32 * count):
                 return long
             return tuple(text.decode("utf-8", "replace") for text in self.strings(long))
         item = self._fixed(kind, key)
         self._check(self.at + count * item.size)
-        if count > MAX_KEPT_ARRAY or not self._keep(32 * count):
+        if not short or not self._keep(32 * count):
             self.skip(count * item.size)
             return Array(kind, count, array("Q", [begin]))
         return tuple(value for (value,) in item.iter_unpack(self.take(count * item.size)))

@@ -29,6 +29,7 @@ async def find_out(source: str, name: str | None, meter: Meter) -> Found:
     if entry := catalog().entry(source):
         return await _from_catalog(entry, name, meter)
     if _is_url(source):
+        web.check(source)
         if page := hub.as_hub_source(source):
             return await _from_hub(page, name, meter)
         return _from_url(source, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 from models.errors import ModelError, NoRoom, WrongDigest
 from models.gguf import read_header
@@ -36,16 +37,19 @@ async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
     key = key_of(found.origin)
     await in_thread(work.sweep, shelf)
     async with work.working(shelf, key, meter) as folder:
-        if version := await on_shelf(found, shelf):
-            return version  # another pull has brought it while this one waited
-        fetched = await found.origin.fetch(folder, meter, shelf)
-        if found.origin.sha256 not in (None, fetched.sha256):
-            raise WrongDigest(f"{found.source}: the file's SHA-256 is {fetched.sha256}, not the promised one")
-        await in_thread(read_header, fetched.path)
-        staged = Staged(File(path=found.file, size=fetched.size, sha256=fetched.sha256), fetched.path)
-        version = await in_thread(shelf.add, found.model, [staged], source=found.source, etag=fetched.etag)
+        # Another pull may have brought it while this one waited for the folder.
+        version = await on_shelf(found, shelf) or await _bring(found, folder, shelf, meter)
         await in_thread(work.finish, shelf, key)
         return version
+
+
+async def _bring(found: Found, folder: Path, shelf: Shelf, meter: Meter) -> Version:
+    fetched = await found.origin.fetch(folder, meter, shelf)
+    if found.origin.sha256 not in (None, fetched.sha256):
+        raise WrongDigest(f"{found.source}: the file's SHA-256 is {fetched.sha256}, not the promised one")
+    await in_thread(read_header, fetched.path)
+    staged = Staged(File(path=found.file, size=fetched.size, sha256=fetched.sha256), fetched.path)
+    return await in_thread(shelf.add, found.model, [staged], source=found.source, etag=fetched.etag)
 
 
 def _translated(error: OSError) -> ModelError:

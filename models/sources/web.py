@@ -35,7 +35,10 @@ TEMPORARY = (httpx.TransportError, TryAgain)
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """Follows redirects; takes proxies, SSL_CERT_FILE and SSL_CERT_DIR from the environment."""
     async with httpx.AsyncClient(
-        follow_redirects=True, timeout=TIMEOUT, headers={"User-Agent": "open-autoglm-edge"}
+        follow_redirects=True,
+        timeout=TIMEOUT,
+        headers={"User-Agent": "open-autoglm-edge"},
+        event_hooks={"request": [_check_port]},
     ) as made:
         try:
             yield made
@@ -43,6 +46,21 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
             raise BadSource(f"not an address that can be fetched: {error}") from error
         except httpx.HTTPError as error:
             raise unreachable("the source", error) from error
+
+
+async def _check_port(request: httpx.Request) -> None:
+    if (request.url.port or 1) > 65535:  # httpx lets it through, also in redirects
+        raise httpx.InvalidURL(f"there is no port {request.url.port}")
+
+
+def check(url: str) -> None:
+    """BadSource for what is no URL at all."""
+    try:
+        known = httpx.URL(url).host and urlsplit(url).hostname
+    except (httpx.InvalidURL, ValueError) as error:
+        raise BadSource(f"not a URL: {error}") from error
+    if not known:
+        raise BadSource("the URL names no host")
 
 
 async def pause(failures: int, error: Exception, had_some: bool, shown: str) -> None:

@@ -1,0 +1,351 @@
+"""What a pull by URL promises: the right bytes or a clear error, and no byte fetched twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models import sources
+from models.errors import (
+    AccessDenied,
+    BadSource,
+    GGUFError,
+    ModelError,
+    NotThere,
+    PullError,
+    Unreachable,
+    WrongDigest,
+)
+from models.shelf import Shelf, Version
+from models.sources import Progress
+from tests.models.files import MIB, minimal_pairs, model_of, raw, sha256
+from tests.models.site import Served, Site
+
+DATA = model_of(3 * MIB)
+OTHER = model_of(3 * MIB, salt=1)
+
+
+async def pull(source: str, shelf: Shelf, name: str | None = None) -> Version:
+    return await sources.pull(source, shelf, name=name, report=lambda _: None)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 (what is waited for happens in another thread or process)
+        await asyncio.sleep(0.01)
+
+
+def left_over(shelf: Shelf) -> list[Path]:
+    return list(shelf.work.iterdir())
+
+
+async def test_a_url_comes_to_the_shelf_under_its_files_name(site: Site, shelf: Shelf) -> None:
+    site.served["/some/My%20Model.Q4.gguf"] = Served(DATA)
+    rows: list[Progress] = []
+    url = f"{site.url}/some/My%20Model.Q4.gguf?download=true"
+    version = await sources.pull(url, shelf, report=rows.append)
+    assert version.model == "My-Model.Q4"
+    assert version.path.read_bytes() == DATA
+    assert version.manifest.source == f"{site.url}/some/My%20Model.Q4.gguf"
+    assert shelf.versions() == [version]
+    assert left_over(shelf) == []
+    downloading = [row.done for row in rows if row.phase == "downloading"]
+    assert downloading == sorted(downloading)
+    assert downloading[-1] == len(DATA)
+    assert rows[-1] == Progress("ready", len(DATA), len(DATA))
+
+
+async def test_a_dropped_connection_goes_on_where_it_was(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, cuts=[MIB, 1000, 0, MIB // 2])
+    version = await pull(f"{site.url}/m.gguf#sha256={sha256(DATA)}", shelf)
+    assert version.path.read_bytes() == DATA
+    ranges = [one.headers.get("range") for one in site.asked("/m.gguf")]
+    assert ranges == [
+        None,
+        f"bytes={MIB}-",
+        f"bytes={MIB + 1000}-",
+        f"bytes={MIB + 1000}-",
+        f"bytes={MIB + 1000 + MIB // 2}-",
+    ]
+
+
+async def test_a_busy_server_is_asked_again(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, statuses=[(503, {"Retry-After": "0"}), (429, {})])
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_file_that_changed_between_two_tries_is_fetched_anew(
+    site: Site, shelf: Shelf, pinned: bool
+) -> None:
+    site.served["/m.gguf"] = Served(DATA, cuts=[MIB])
+    first = asyncio.create_task(pull(f"{site.url}/m.gguf{f'#sha256={sha256(OTHER)}' * pinned}", shelf))
+    await until(lambda: site.asked("/m.gguf"))
+    site.served["/m.gguf"] = Served(OTHER)
+    assert (await first).path.read_bytes() == OTHER
+    assert [one.status for one in site.asked("/m.gguf")] == [200, 200]
+
+
+async def test_without_an_etag_an_unpinned_file_is_fetched_anew_and_a_pinned_one_goes_on(
+    site: Site, shelf: Shelf
+) -> None:
+    site.served["/a.gguf"] = Served(DATA, etag="", cuts=[MIB])
+    site.served["/b.gguf"] = Served(OTHER, etag="", cuts=[MIB])
+    await pull(f"{site.url}/a.gguf", shelf)
+    await pull(f"{site.url}/b.gguf#sha256={sha256(OTHER)}", shelf)
+    assert [one.headers.get("range") for one in site.asked("/a.gguf")] == [None, None]
+    assert [one.headers.get("range") for one in site.asked("/b.gguf")] == [None, f"bytes={MIB}-"]
+
+
+async def test_a_server_without_ranges_begins_anew_each_time(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, ranges=False, cuts=[MIB, 2 * MIB])
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+    assert [one.status for one in site.asked("/m.gguf")] == [200, 200, 200]
+
+
+async def test_a_server_that_does_not_tell_the_size_is_believed_to_the_end(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, length=False)
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+
+
+async def test_a_file_cut_by_a_server_that_does_not_tell_the_size_is_refused(
+    site: Site, shelf: Shelf
+) -> None:
+    site.served["/m.gguf"] = Served(DATA, length=False, cuts=[2 * MIB])
+    with pytest.raises(GGUFError, match="truncated"):
+        await pull(f"{site.url}/m.gguf", shelf)
+    assert shelf.versions() == []
+
+
+async def test_another_content_than_the_pinned_one_is_refused_and_not_kept(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA)
+    with pytest.raises(WrongDigest, match=sha256(DATA)):
+        await pull(f"{site.url}/m.gguf#sha256={sha256(OTHER)}", shelf)
+    assert shelf.versions() == []
+    site.served["/m.gguf"] = Served(OTHER)
+    assert (await pull(f"{site.url}/m.gguf#sha256={sha256(OTHER)}", shelf)).path.read_bytes() == OTHER
+
+
+async def test_a_pinned_file_that_is_there_needs_no_network_under_any_name(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA)
+    pinned = f"{site.url}/m.gguf#sha256={sha256(DATA)}"
+    first = await pull(pinned, shelf)
+    site.served.clear()
+    assert await pull(pinned, shelf) == first
+    other = await pull(pinned, shelf, name="other")
+    assert (other.model, other.path) == ("other", first.path)
+    assert len(site.seen) == 1
+
+
+async def test_an_unpinned_file_is_fetched_again_only_when_the_server_says_that_it_changed(
+    site: Site, shelf: Shelf
+) -> None:
+    site.served["/m.gguf"] = Served(DATA)
+    first = await pull(f"{site.url}/m.gguf", shelf)
+    assert await pull(f"{site.url}/m.gguf", shelf) == first
+    site.served["/m.gguf"] = Served(OTHER)
+    second = await pull(f"{site.url}/m.gguf", shelf)
+    assert second.path.read_bytes() == OTHER
+    assert shelf.get("m") == second
+    assert len(shelf.versions()) == 2
+
+
+async def test_redirects_are_followed_and_no_token_goes_to_another_origin(
+    site: Site, other_site: Site, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", site.url)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    site.served["/m.gguf"] = Served(redirect=f"{other_site.url}/cdn/x?signature=y", token="secret")
+    other_site.served["/cdn/x"] = Served(DATA, cuts=[MIB])
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+    assert [one.headers.get("range") for one in other_site.seen] == [None, f"bytes={MIB}-"]
+    assert not any("authorization" in one.headers for one in other_site.seen)
+
+
+@pytest.mark.parametrize(
+    ("served", "error", "says"),
+    [
+        (Served(b"<html>not a model</html>" * 1000), PullError, "not a GGUF file"),
+        (Served(DATA, token="x"), AccessDenied, "HF_TOKEN"),
+        (Served(statuses=[(403, {})]), AccessDenied, "403"),
+        (Served(statuses=[(410, {})]), NotThere, "410"),
+        (Served(statuses=[(418, {})]), PullError, "418"),
+        (Served(statuses=[(500, {})] * 3), Unreachable, "500"),
+        (Served(redirect="/m.gguf"), Unreachable, "redirects"),
+        (Served(redirect="ftp://127.0.0.1/m.gguf"), ModelError, "ftp"),
+        (Served(redirect="http://127.0.0.1:99999/m.gguf"), ModelError, "99999"),
+        (Served(redirect="http://["), ModelError, "URL"),
+        (Served(DATA, headers={"Content-Encoding": "gzip"}), PullError, "compresses"),
+        (Served(raw(minimal_pairs(**{"llama.block_count": 999}))), GGUFError, "999 layers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_what_cannot_be_had_is_refused_with_the_reason(
+    site: Site, shelf: Shelf, served: Served, error: type[ModelError], says: str
+) -> None:
+    site.served["/m.gguf"] = served
+    with pytest.raises(error, match=says):
+        await pull(f"{site.url}/m.gguf", shelf)
+    assert shelf.versions() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:1/m.gguf", Unreachable),
+        ("http://user:secret@127.0.0.1:1/m.gguf?token=secret", Unreachable),
+        ("http://", ModelError),
+        ("http://[::1/m.gguf", ModelError),
+        ("http://127.0.0.1:99999/m.gguf", ModelError),
+        ("http://127.0.0.1:x/m.gguf", BadSource),
+        ("http://127.0.0.1/m.gguf#sha256=123", BadSource),
+        ("http://127.0.0.1:1/%00%2e%2e", ModelError),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_an_error_without_secrets(
+    shelf: Shelf, url: str, error: type[ModelError]
+) -> None:
+    with pytest.raises(error) as raised:
+        await pull(url, shelf)
+    assert "secret" not in str(raised.value)
+
+
+async def test_the_same_pull_twice_at_once_downloads_once(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, hold_at=MIB)
+    pinned = f"{site.url}/m.gguf#sha256={sha256(DATA)}"
+    waited: list[Progress] = []
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(pull(pinned, shelf))
+        await until(lambda: site.seen)
+        second = group.create_task(sources.pull(pinned, shelf, name="other", report=waited.append))
+        await until(lambda: any(row.phase == "waiting" for row in waited))
+        site.served["/m.gguf"].go.set()
+    assert first.result().path == second.result().path
+    assert len(site.seen) == 1
+    assert left_over(shelf) == []
+
+
+async def test_a_cancelled_pull_is_resumed_by_the_next(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA, hold_at=MIB)
+    task = asyncio.create_task(pull(f"{site.url}/m.gguf", shelf))
+    await until(lambda: list(shelf.work.glob("*/file.part")) and site.seen)
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    site.served["/m.gguf"].go.set()
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+    assert site.seen[1].headers["range"] == f"bytes={MIB}-"
+
+
+PULL = """
+import asyncio, sys
+from pathlib import Path
+from models.shelf import Shelf
+from models.sources import pull
+asyncio.run(pull(sys.argv[1], Shelf(Path(sys.argv[2])), report=lambda row: print(row, flush=True)))
+"""
+
+
+def start_pull(url: str, shelf: Shelf) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PULL, url, str(shelf.root)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+async def test_a_pull_killed_in_the_middle_is_resumed_from_what_is_surely_on_disk(
+    site: Site, shelf: Shelf
+) -> None:
+    data = model_of(24 * MIB)
+    site.served["/m.gguf"] = Served(data, hold_at=20 * MIB)
+    process = start_pull(f"{site.url}/m.gguf", shelf)
+    await asyncio.to_thread(_wait_for_journal, shelf, 16 * MIB)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    part = next(shelf.work.glob("*/file.part"))
+    with part.open("r+b") as file:  # as a power cut may leave it: the end, which was not synced, is zeros
+        file.seek(19 * MIB)
+        file.write(bytes(MIB))
+    site.served["/m.gguf"].hold_at = None
+    assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == data
+    start = int(site.seen[1].headers["range"].removeprefix("bytes=").removesuffix("-"))
+    assert 16 * MIB <= start <= 19 * MIB
+    assert site.seen[1].status == 206
+
+
+def _wait_for_journal(shelf: Shelf, synced: int) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for journal in shelf.work.glob("*/journal.json"):
+            found = journal.read_text().partition('"synced": ')[2].rstrip("}")
+            if found.isdecimal() and int(found) >= synced:
+                return
+        time.sleep(0.02)
+    raise AssertionError("the download does not come along")
+
+
+async def test_a_part_that_was_tampered_with_is_noticed_and_fetched_anew(site: Site, shelf: Shelf) -> None:
+    pinned = f"{site.url}/m.gguf#sha256={sha256(DATA)}"
+    site.served["/m.gguf"] = Served(DATA, cuts=[MIB], statuses=[])
+    site.served["/m.gguf"].hold_at = MIB
+    task = asyncio.create_task(pull(pinned, shelf))
+    await until(lambda: any(path.stat().st_size >= MIB for path in shelf.work.glob("*/file.part")))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    part = next(shelf.work.glob("*/file.part"))
+    with part.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"tampered")
+    site.served["/m.gguf"] = Served(DATA)
+    assert (await pull(pinned, shelf)).path.read_bytes() == DATA
+
+
+def test_two_processes_that_pull_the_same_at_once_both_have_it(site: Site, shelf: Shelf) -> None:
+    site.served["/m.gguf"] = Served(DATA)
+    url = f"{site.url}/m.gguf#sha256={sha256(DATA)}"
+    both = [start_pull(url, shelf), start_pull(url, shelf)]
+    for process in both:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    assert len(site.seen) == 1
+    assert shelf.get("m").path.read_bytes() == DATA
+
+
+async def test_proxies_of_the_environment_are_used(
+    site: Site, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", site.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    site.served["/m.gguf"] = Served(DATA)
+    version = await pull("http://models.invalid/m.gguf", shelf)
+    assert version.path.read_bytes() == DATA
+    assert site.seen[0].target == "http://models.invalid/m.gguf"
+
+
+async def test_a_custom_ca_is_honoured_and_without_it_the_way_is_told(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    extra = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    await asyncio.to_thread(subprocess.run, [*command, *extra], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site = Site(context)
+    try:
+        site.served["/m.gguf"] = Served(DATA)
+        with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
+            await pull(f"{site.url}/m.gguf", shelf)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert (await pull(f"{site.url}/m.gguf", shelf)).path.read_bytes() == DATA
+    finally:
+        site.stop()
