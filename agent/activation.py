@@ -58,8 +58,9 @@ class Activation:
     def alive(self, within_s: float) -> bool:
         """Whether the supervisor made progress lately."""
         one = self._supervisor
-        idle = one is None or one.state is State.STOPPED
-        return idle or time.monotonic() - one.progressed < within_s + 1  # type: ignore[union-attr]
+        if one is None or one.state is State.STOPPED:
+            return True
+        return time.monotonic() - one.progressed < within_s + 1
 
     async def close(self) -> None:
         if self._supervisor:
@@ -92,7 +93,7 @@ class Activation:
         yield {"model": version.model, "version": version.version, "path": str(version.path)}
 
     async def activate(self, version: Version) -> None:
-        """Serve this Version; by drain and swap where another is served. Back to that one if this one does not load."""
+        """Serve this Version, by drain and swap; back to the former one if this does not load."""
         async with self._changing:
             old, former = self._supervisor, self._serving.offered()
             self._serving.hold("a new Version is being loaded")
@@ -108,7 +109,7 @@ class Activation:
                 self._serving.hold("")
 
     async def _load(self, version: Version) -> Offered | None:
-        """Start a supervisor for it and wait for the first load; None: it failed (its supervisor goes on trying)."""
+        """Start a supervisor and wait for the first load; None: it failed (the supervisor goes on trying)."""
         offered = await asyncio.to_thread(describe, version)
         launch = Launch(
             offered.name,
@@ -121,10 +122,14 @@ class Activation:
         supervisor = Supervisor(launch, self._serving, deadlines, self._telemetry)
         self._supervisor = supervisor
         self._serving.attach(offered, supervisor)
-        assert self._group is not None
-        self._running = self._group.create_task(supervisor.run())
+        self._running = self._tasks().create_task(supervisor.run())
         await supervisor.settled.wait()
         return offered if supervisor.state is State.READY else None
+
+    def _tasks(self) -> asyncio.TaskGroup:
+        if self._group is None:
+            raise RuntimeError("run() was not called")
+        return self._group
 
     async def _end(self, supervisor: Supervisor) -> None:
         await supervisor.stop()

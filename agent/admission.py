@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 AGING_S = 5.0
-"""Each so many seconds of waiting are worth one priority, so that nobody starves."""
+"""Seconds of waiting that are worth one priority, so that nobody starves."""
 
 
 class Bucket:
-    """`per_minute` units flow in; a minute's worth may be taken at once. A debt is allowed, and waited out."""
+"""Seconds of waiting that are worth one priority, so that nobody starves."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self.per_minute = per_minute
@@ -50,10 +50,10 @@ class Waiting(Generic[T]):
 
 @dataclass(slots=True)
 class FairQueue(Generic[T]):
-    """Highest priority first, aged by waiting; within it, the sender that had least of late; within it, the oldest.
+    """Highest priority first, aged by waiting; then the sender that had least of late; then the oldest.
 
-    What a sender had is counted in tokens, from the level of the others that wait: who comes back after a pause has no
-    credit to spend on them.
+    What a sender had is counted in tokens, from the level of the others that wait: who comes back after a
+    pause has no credit to spend on them.
     """
 
     entries: list[Waiting[T]] = field(default_factory=list)

@@ -63,13 +63,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("AUTOGLM_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "max_batch_size"),
     )  # slots; None: 32, or fewer where memory is short
     engine: str = "llama"
-    context: int | None = Field(default=None, ge=64)  # tokens for each Sequence; None: the model's, up to 4096
+    context: int | None = Field(
+        default=None, ge=64
+    )  # tokens for each Sequence; None: the model's, up to 4096
     gpu_layers: int | None = Field(default=None, ge=-1)  # None or -1: all, where a GPU build is present
     threads: int | None = Field(default=None, ge=1)  # None: the physical cores that this process may use
     kv_type: Literal["auto", "f16", "q8_0", "q4_0"] = "auto"
     flash_attention: Literal["auto", "on", "off"] = "auto"
     step_target_ms: float = Field(default=50, gt=0)  # how long a step may take while others wait for tokens
-    prefill_piece: int | None = Field(default=None, ge=1)  # fixed tokens a step; None: adapts to step_target_ms
+    prefill_piece: int | None = Field(
+        default=None, ge=1
+    )  # fixed tokens a step; None: adapts to step_target_ms
 
     # Serving
     queue_requests: int = Field(default=256, ge=1)

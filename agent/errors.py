@@ -28,9 +28,7 @@ class AgentError(Exception):
     code = "internal_error"
     kind = "server_error"  # OpenAI's `error.type`
 
-    def __init__(
-        self, message: str, *, param: str | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param

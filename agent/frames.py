@@ -1,4 +1,7 @@
-"""What crosses the socket pair between the agent and a Worker: MessagePack, each frame behind its length (4 bytes, little endian)."""
+"""What crosses the socket pair between the agent and a Worker.
+
+MessagePack, each frame behind its length (4 bytes, little endian).
+"""
 
 from __future__ import annotations
 

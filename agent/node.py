@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -67,19 +67,26 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        async with asyncio.TaskGroup() as doors, asyncio.TaskGroup() as house:
-            tasks = [house.create_task(self.serving.run()), house.create_task(self._watchdog())]
-            tasks.append(house.create_task(self.templates.start()))
-            tasks.append(house.create_task(self.activation.run()))
-            tasks.append(house.create_task(self._tell_systemd()))
-            ways = [doors.create_task(http.serve(self))]
-            if self.settings.mqtt_url:
-                ways.append(doors.create_task(mqtt.serve(self)))
-            await self._stop.wait()
-            await self._close()
-            for task in (*ways, *tasks):
-                task.cancel()
-        await self.templates.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(work)
+                    for work in (
+                        self.templates.start(),
+                        self.serving.run(),
+                        self.activation.run(),
+                        self._tell_systemd(),
+                        self._watchdog(),
+                        http.serve(self),
+                        *((mqtt.serve(self),) if self.settings.mqtt_url else ()),
+                    )
+                ]
+                await self._stop.wait()
+                await self._close()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self.templates.close()
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
@@ -104,7 +111,7 @@ class Node:
 
 
 @contextlib.contextmanager
-def _only_one(settings: Settings):  # type: ignore[no-untyped-def]
+def _only_one(settings: Settings) -> Iterator[None]:
     """Two agents must not share a data folder."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with (settings.data_dir / "agent.lock").open("w") as lock:

@@ -1,49 +1,67 @@
-"""How many prompt tokens a step may carry beside its decodes. Learns what steps cost on this device as they run."""
+"""What steps cost on this device, learnt as they run, and how much a step may carry because of it.
+
+The model: seconds = pass x passes + row x decodes + token x prompt tokens. A pass is one reading of the
+weights; llama.cpp makes one for each run of consecutive slots (slots.py), and another for the rest of prompt
+pieces.
+"""
 
 from __future__ import annotations
 
 LEAST = 16  # tokens: smaller pieces cost more in passes over the weights than they smooth
 MOST_SECONDS = 1.0  # no step may be planned longer: the heartbeat comes from the loop
-_WEIGHT = 0.1  # of a new measurement in the moving averages
+SHARE = 0.5  # of the decodes' own time that prompts always get, or a full house would let nobody in
+_FORGET = 0.98  # of what was learnt, at each step
+_WEIGHT = 0.1  # of a new measurement in the moving average
 
 
 class Pace:
-    """Sizes prefill pieces by time: a step shall last `target` seconds while others wait for their next token.
-
-    Prefill always gets at least `SHARE` of the decodes' own time, or a full house would never let anybody in.
-    """
-
-    SHARE = 0.5
+    """Sizes prompt pieces by time: a step shall last `target` seconds while others wait for a token."""
 
     def __init__(self, target: float, batch: int, fixed: int | None = None) -> None:
         self._target, self._batch, self._fixed = target, batch, fixed
-        self._decode: dict[int, float] = {}  # rows -> seconds of a step that only decodes
+        # Sums of a least-squares fit of steps that only decode: passes^2, passes*rows, rows^2, and each by seconds.
+        self._pp = self._pr = self._rr = self._ps = self._rs = 0.0
         self._token: float | None = None  # seconds a prompt token adds
+        self.pass_s = self.row_s = 0.0
 
     def piece(self, rows: int) -> int:
         """Prompt tokens for a step that decodes `rows` Sequences."""
         if self._fixed is not None:
             return min(self._fixed, self._batch)
         if self._token is None:
-            return min(64, self._batch)
+            return min(4 * LEAST, self._batch)
         if not rows:
             return max(LEAST, min(self._batch, int(MOST_SECONDS / self._token)))
-        decode = self._estimate(rows)
-        room = max(self._target - decode, self.SHARE * decode)
+        decode = self.pass_s + self.row_s * rows
+        room = max(self._target - decode, SHARE * decode)
         return max(LEAST, min(self._batch, int(room / self._token)))
 
-    def took(self, rows: int, tokens: int, seconds: float) -> None:
-        """A step of `rows` decodes and `tokens` prompt tokens has lasted `seconds`."""
-        if not tokens:
-            self._decode[rows] = _blend(self._decode.get(rows), seconds)
-        elif tokens >= LEAST:
-            self._token = _blend(self._token, max(seconds - self._estimate(rows), 1e-6) / tokens)
+    def worth_padding(self, gap: int) -> bool:
+        """Whether `gap` throwaway rows cost less than another pass."""
+        return gap * self.row_s < self.pass_s
 
-    def _estimate(self, rows: int) -> float:
-        if not rows or not self._decode:
-            return 0.0
-        nearest = min(self._decode, key=lambda known: abs(known - rows))
-        return self._decode[nearest] * (rows / nearest) ** 0.5  # between constant and linear
+    def took(self, passes: int, rows: int, tokens: int, seconds: float) -> None:
+        """A step of `rows` decodes and `tokens` prompt tokens in so many passes has lasted `seconds`."""
+        if tokens:
+            if tokens >= LEAST:
+                added = seconds - self.pass_s * passes - self.row_s * rows
+                self._token = _blend(self._token, max(added, 1e-6) / tokens)
+            return
+        self._pp = self._pp * _FORGET + passes * passes
+        self._pr = self._pr * _FORGET + passes * rows
+        self._rr = self._rr * _FORGET + rows * rows
+        self._ps = self._ps * _FORGET + passes * seconds
+        self._rs = self._rs * _FORGET + rows * seconds
+        self._fit()
+
+    def _fit(self) -> None:
+        determinant = self._pp * self._rr - self._pr * self._pr
+        if determinant < 1e-3 * self._pp * self._rr:  # steps too alike to tell the two costs apart
+            if not self.row_s:
+                self.row_s = self._rs / self._rr
+            return
+        self.pass_s = max(0.0, (self._ps * self._rr - self._rs * self._pr) / determinant)
+        self.row_s = max(0.0, (self._rs - self.pass_s * self._pr) / self._rr)
 
 
 def _blend(old: float | None, new: float) -> float:

@@ -1,13 +1,15 @@
 """The order of steps inside a Worker: who gets a slot, and which tokens go into the next Batch.
 
-Does no I/O and is handed the clock. Per step: decodes first, one row each; then prompt pieces, as many tokens as the
-pace allows; then throwaway rows where a hole would split the Batch (see slots.py).
+Does no I/O and is handed the clock. Per step: decodes first, one row each; then prompt pieces, as many tokens
+as the pace allows; then throwaway rows where a hole would split the Batch and they cost less (see slots.py,
+pace.py).
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from agent.engines.engine import Piece
 from agent.pace import LEAST, Pace
@@ -20,13 +22,14 @@ MOVE_AFTER = 3
 
 @dataclass(slots=True)
 class Plan:
-    """One step. `copies` come first, then `trims`, then the Batch of `pieces`, then the trims of `padding`."""
+    """One step: first `copies`, then `trims`, then the Batch of `pieces`, then the trims of `padding`."""
 
     copies: list[tuple[int, int]] = field(default_factory=list)  # (source, target) slots
     trims: list[tuple[int, int]] = field(default_factory=list)  # (slot, positions to keep)
     pieces: list[Piece] = field(default_factory=list)  # by rising slot
     drawing: list[Sequence] = field(default_factory=list)  # whose pieces have samplers, in their order
     padding: list[tuple[int, int]] = field(default_factory=list)  # (slot, positions to keep) after the step
+    passes: int = 0  # over the weights, as llama.cpp will make them
     rows: int = 0  # decodes
     prompt_tokens: int = 0
     cached: int = 0  # prompt tokens found in the KV
@@ -81,6 +84,8 @@ class Scheduler:
             plan.pieces.append(piece)
             if sequence is not None and piece.sampler is not None:
                 plan.drawing.append(sequence)
+        longer = [piece.slot for piece in plan.pieces if len(piece.tokens) > 1]
+        plan.passes = _runs(sorted(by_slot)) + _runs(longer)
         return plan
 
     def done(self, plan: Plan, seconds: float) -> None:
@@ -92,7 +97,7 @@ class Scheduler:
                 continue
             self.slots[piece.slot].tokens.extend(piece.tokens)
             by_slot[piece.slot].computed += len(piece.tokens)
-        self.pace.took(plan.rows, plan.prompt_tokens, seconds)
+        self.pace.took(plan.passes, plan.rows + len(plan.padding), plan.prompt_tokens, seconds)
 
     def kv_used(self) -> float:
         held = sum(len(self.slots[one.slot].tokens) for one in self.running)
@@ -133,18 +138,20 @@ class Scheduler:
         return count
 
     def _pad(self, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]) -> None:
-        if len(by_slot) < 2 or not self._trims:
+        if not self._trims:
             return
-        for slot in range(min(by_slot), max(by_slot)):
-            if slot in by_slot:
+        for left, right in pairwise(sorted(by_slot)):
+            gap = range(left + 1, right)
+            if not gap or not self.pace.worth_padding(len(gap)):
                 continue
-            keep = len(self.slots[slot].tokens)
-            if keep >= self.context:  # no room for the throwaway token: give up its last
-                keep -= 1
-                self.slots[slot].tokens.pop()
-                plan.trims.append((slot, keep))
-            by_slot[slot] = (Piece(slot, keep, [0]), None)
-            plan.padding.append((slot, keep))
+            for slot in gap:
+                keep = len(self.slots[slot].tokens)
+                if keep >= self.context:  # no room for the throwaway token: give up the last
+                    keep -= 1
+                    self.slots[slot].tokens.pop()
+                    plan.trims.append((slot, keep))
+                by_slot[slot] = (Piece(slot, keep, [0]), None)
+                plan.padding.append((slot, keep))
 
     def _close_holes(self, plan: Plan) -> None:
         holes = self.slots.holes()
@@ -156,3 +163,8 @@ class Scheduler:
         plan.copies.append((source, target))
         self.slots.move(source, target)
         moved.slot = target
+
+
+def _runs(slots: list[int]) -> int:
+    """How many runs of consecutive numbers there are."""
+    return sum(1 for at, slot in enumerate(slots) if not at or slot != slots[at - 1] + 1)

@@ -1,16 +1,16 @@
-"""One way in for all doors: admission, the queue, the Requests that a Worker has, and what becomes of them when it dies."""
+"""One way in for all doors: admission, the queue, the Requests that a Worker has, and its death."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from agent.admission import FairQueue, Waiting
+from agent.admission import FairQueue
 from agent.config import Settings
 from agent.engines.engine import EngineInfo
 from agent.errors import (
@@ -21,14 +21,14 @@ from agent.errors import (
     InternalError,
     ModelNotFound,
     Overloaded,
-    PromptTooLong,
     Unavailable,
     WorkerLost,
 )
-from agent.frames import Beat, Cancel, Said, Start
+from agent.frames import Beat, Cancel, Said
+from agent.job import LIVES, Job, check, cost
 from agent.limits import Limits
 from agent.offered import Offered
-from agent.request import Chunk, Prompt, Request
+from agent.request import Chunk, Request
 from agent.supervisor import State, Supervisor
 from agent.telemetry import Telemetry
 from agent.templates import Templates
@@ -38,34 +38,7 @@ log = structlog.get_logger()
 
 LOOKAHEAD = 4
 """Sequences that the Worker has beyond its slots, so that a freed slot is taken in the very next step."""
-LIVES = 3
-"""Workers that one Request may cost before it is given up. Its last life it has alone, so that the guilty one is found."""
-GUESSED_ANSWER = 256  # tokens, where a Request does not bound its answer
-BYTES_PER_TOKEN = 4  # for estimates
-MOST_BYTES_PER_TOKEN = 32  # beyond, a prompt is too long whatever the tokenizer says
 SWEEP_S = 0.25  # how often the queue is looked through for passed deadlines
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A Request between its door and its Worker."""
-
-    ticket: Ticket
-    cost: float  # tokens, estimated
-    arrived: float
-    deadline: float
-    left: int  # answers that have not finished
-    prompt: Prompt | None = None  # rendered
-    attempt: int = 1
-    last: float = 0.0  # when the last Chunk came; 0: none has
-
-    @property
-    def request(self) -> Request:
-        return self.ticket.request
-
-    @property
-    def alone(self) -> bool:
-        return self.attempt >= LIVES
 
 
 class Serving:
@@ -84,12 +57,16 @@ class Serving:
         self._working: dict[str, Job] = {}
         self._sequences = 0  # that the Worker has
         self._wake = asyncio.Event()
+        self._ended = asyncio.Event()  # some Request is no longer the Worker's
         self._beat = Beat()
 
     # What doors call.
 
     def submit(self, request: Request) -> Ticket:
-        """Take a Request in. Raises ModelNotFound, BadRequest, Unavailable or Overloaded at once; the Ticket raises the rest."""
+        """Take a Request in.
+
+        Raises ModelNotFound, BadRequest, Unavailable or Overloaded at once; the Ticket raises the rest.
+        """
         try:
             return self._admit(request)
         except AgentError as error:
@@ -129,12 +106,15 @@ class Serving:
         self._wake.set()
 
     def worker_said(self, beat: Beat) -> None:
-        self._count(beat)
+        self._telemetry.heard(self._beat, beat)
+        self._beat = beat
+        self._gauges()
         for said in beat.said:
             if job := self._working.get(said.id):
                 self._hear(job, said)
         if beat.said:
             self._wake.set()
+            self._ended.set()
 
     def worker_lost(self, reason: str) -> None:
         """Requests without a Chunk, and durable ones, are run again; the others end with WorkerLost."""
@@ -148,6 +128,7 @@ class Serving:
             else:
                 self._again(job)
         self._wake.set()
+        self._ended.set()
 
     # What the node calls.
 
@@ -168,7 +149,8 @@ class Serving:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._working:
-                    await asyncio.sleep(0.02)
+                    self._ended.clear()
+                    await self._ended.wait()
         return not self._working
 
     async def run(self) -> None:
@@ -190,20 +172,22 @@ class Serving:
         if self._closed:
             raise Unavailable("the agent is stopping", retry_after=5)
         model = self._resolve(request.model)
-        self._check(request, model)
-        cost = self._cost(request)
+        check(request, model, self._settings)
+        tokens = cost(request)
         if len(self._queue) >= self._settings.queue_requests:
             raise Overloaded("the queue is full", retry_after=self._retry_after())
-        if len(self._queue) and self._queue.tokens + cost > self._settings.queue_tokens:
+        if len(self._queue) and self._queue.tokens + tokens > self._settings.queue_tokens:
             raise Overloaded("the queue is full (tokens)", retry_after=self._retry_after())
-        if request.id in self._working or any(one.item.request.id == request.id for one in self._queue.entries):
+        if request.id in self._working or any(
+            one.item.request.id == request.id for one in self._queue.entries
+        ):
             raise BadRequest(f"a request with id {request.id!r} is running", param="id")
-        self._limits.charge(request.sender, cost, now)
+        self._limits.charge(request.sender, tokens, now)
         deadline = now + self._settings.request_timeout_s
         if request.deadline is not None:
             deadline = min(deadline, request.deadline)
-        job = Job(Ticket(request, self._cancelled), cost, now, deadline, request.n, request.prompt)
-        self._queue.push(Waiting(job, request.sender, request.priority, cost, now))
+        job = Job(Ticket(request, self._cancelled), tokens, now, deadline, request.n, request.prompt)
+        self._queue.push(job.entry())
         self._wake.set()
         return job.ticket
 
@@ -217,25 +201,6 @@ class Serving:
         if self._supervisor and self._supervisor.state is State.BACKOFF and self._supervisor.deaths >= LIVES:
             raise Unavailable(f"the model does not stay up: {self._supervisor.reason}", retry_after=10)
         return self._model
-
-    def _check(self, request: Request, model: Offered) -> None:
-        if request.messages is not None and model.template is None:
-            raise BadRequest(
-                f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
-            )
-        if request.max_tokens is not None and request.max_tokens > self._settings.max_tokens:
-            raise BadRequest(f"max_tokens is over this node's {self._settings.max_tokens}", param="max_tokens")
-        if model.context and isinstance(request.prompt, tuple) and len(request.prompt) >= model.context:
-            raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
-        if model.context and _size(request) > model.context * MOST_BYTES_PER_TOKEN:
-            raise PromptTooLong(
-                f"the prompt has {_size(request)} bytes, far more than fit the model's context of {model.context} tokens"
-            )
-
-    def _cost(self, request: Request) -> float:
-        prompt = len(request.prompt) if isinstance(request.prompt, tuple) else _size(request) / BYTES_PER_TOKEN
-        answer = GUESSED_ANSWER if request.max_tokens is None else request.max_tokens
-        return prompt + answer * request.n
 
     def _retry_after(self) -> float:
         speed = (self._beat.batch / self._beat.step_seconds) if self._beat.step_seconds else 50.0
@@ -259,44 +224,30 @@ class Serving:
             return self._fail(job, DeadlineExceeded("the deadline passed while the request waited"))
         if job.alone:
             await self.drain(self._settings.request_timeout_s)
-        if job.prompt is None and not await self._render(job):
+        prompt = job.prompt = job.prompt if job.prompt is not None else await self._render(job)
+        if prompt is None:
             return
         if self._supervisor is None or self._supervisor.state is not State.READY:
-            self._queue.push(self._entry(job), again=True)
+            self._queue.push(job.entry(), again=True)
             return
         self._telemetry.queue_time.observe(time.monotonic() - job.arrived)
         self._working[job.ticket.id] = job
         self._sequences += job.left
-        assert job.prompt is not None
-        request = job.request
-        self._supervisor.send(
-            Start(
-                id=request.id,
-                prompt=job.prompt,
-                sampling=request.sampling,
-                max_tokens=request.max_tokens,
-                stop=request.stop,
-                n=request.n,
-                priority=request.priority,
-                deadline=job.deadline,
-                attempt=job.attempt,
-                echo=request.echo,
-            )
-        )
+        self._supervisor.send(job.start(prompt))
 
-    async def _render(self, job: Job) -> bool:
-        assert self._model is not None
-        assert self._model.template is not None
-        context = {**self._model.tokens, **job.request.template_kwargs}
+    async def _render(self, job: Job) -> str | None:
+        """The chat's prompt; None: there is nothing to send to the Worker."""
+        model = self._model
+        if model is None or model.template is None:
+            self._fail(job, Unavailable("the model was taken away", retry_after=5))
+            return None
+        context = {**model.tokens, **job.request.template_kwargs}
         try:
-            job.prompt = await self._templates.render(self._model.template, job.request.messages or [], context)
+            prompt = await self._templates.render(model.template, job.request.messages or [], context)
         except AgentError as error:
             self._fail(job, error)
-            return False
-        return not job.ticket.ended
-
-    def _entry(self, job: Job) -> Waiting[Job]:
-        return Waiting(job, job.request.sender, job.request.priority, job.cost, job.arrived)
+            return None
+        return None if job.ticket.ended else prompt
 
     def _drop_late(self) -> None:
         now = time.monotonic()
@@ -339,11 +290,9 @@ class Serving:
         job.last = now
 
     def _again(self, job: Job) -> None:
-        job.attempt += 1
-        job.last = 0.0
-        job.left = job.request.n
+        job.again()
         self._telemetry.rerun.inc()
-        self._queue.push(self._entry(job), again=True)
+        self._queue.push(job.entry(), again=True)
 
     def _fail(self, job: Job, error: AgentError) -> None:
         self._telemetry.failed.labels(code=error.code).inc()
@@ -363,30 +312,9 @@ class Serving:
                     break
         self._telemetry.failed.labels(code="cancelled").inc()
         self._wake.set()
-
-    # Metrics.
-
-    def _count(self, beat: Beat) -> None:
-        old, self._beat, metrics = self._beat, beat, self._telemetry
-        metrics.prompt_tokens.inc(max(0, beat.prompt_tokens - old.prompt_tokens))
-        metrics.cached_tokens.inc(max(0, beat.cached_tokens - old.cached_tokens))
-        metrics.generation_tokens.inc(max(0, beat.generated_tokens - old.generated_tokens))
-        metrics.padded.inc(max(0, beat.padded - old.padded))
-        metrics.kv_use.set(beat.kv_used)
-        if beat.steps > old.steps:
-            metrics.steps.inc(beat.steps - old.steps)
-            metrics.step_time.observe(beat.step_seconds)
-            metrics.batch.observe(beat.batch)
-        self._gauges()
+        self._ended.set()
 
     def _gauges(self) -> None:
         self._telemetry.running.set(len(self._working))
         self._telemetry.waiting.set(len(self._queue))
         self._telemetry.waiting_tokens.set(self._queue.tokens)
-
-
-def _size(request: Request) -> int:
-    """Bytes of the prompt's text, about."""
-    if request.messages is not None:
-        return sum(len(str(message.get("content") or "").encode()) for message in request.messages)
-    return len(request.prompt.encode()) if isinstance(request.prompt, str) else 0

@@ -79,7 +79,9 @@ class Slots:
             return None
         own = max(places, key=lambda index: (shared[index], -len(self._slots[index].tokens)))
         if shared[source] >= shared[own] + COPY_WORTH:
-            victim = min(places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used))
+            victim = min(
+                places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used)
+            )
             return Placement(victim, shared[source], copy_from=source)
         if shared[own] < COPY_WORTH:  # nothing worth keeping: let the oldest go, not the best
             own = min(places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used))

@@ -1,4 +1,4 @@
-"""Keeps one Worker alive for one Version: starts it, listens to its heartbeat, ends it when it is silent, starts it anew.
+"""Keeps one Worker alive for one Version: starts it, hears its heartbeat, ends it when silent, restarts it.
 
     STOPPED -> LOADING -> READY -> STOPPED          in good order (swap, agent's end)
                LOADING | READY -> BACKOFF -> LOADING  it died, was silent, or could not load
@@ -157,7 +157,7 @@ class Supervisor:
                 self.listener.worker_said(frame)
 
     async def _receive(self, link: socket.socket, limit: float) -> bytes:
-        """Bytes of the Worker; TimeoutError after `limit` seconds of silence, which this loop's own delays do not count to."""
+        """Bytes of the Worker. TimeoutError: `limit` seconds of silence, our own delays not counted."""
         loop = asyncio.get_running_loop()
         waited = 0.0
         pending = asyncio.ensure_future(loop.sock_recv(link, 1 << 20))
@@ -199,7 +199,8 @@ class Supervisor:
 
     async def _epitaph(self) -> str:
         """What the ended process's exit status says."""
-        assert self._process is not None
+        if self._process is None:
+            return "exit: before it began"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 code = await self._process.wait()

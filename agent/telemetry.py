@@ -1,8 +1,10 @@
-"""What the agent measures of itself, as Prometheus metrics. Names follow vLLM's, so that its dashboards carry over."""
+"""What the agent measures of itself, for Prometheus. Names follow vLLM's: its dashboards carry over."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from agent.frames import Beat
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,7 +31,9 @@ class Telemetry:
         self.failed = self._counter("request_failure", "Requests ended by an error, by code.", "code")
         self.rerun = self._counter("request_rerun", "Requests run again after a Worker's death.")
         self.queue_time = self._histogram("request_queue_time_seconds", "Time in the queue.", _LATENCY)
-        self.ttft = self._histogram("time_to_first_token_seconds", "From submit to the first Chunk.", _LATENCY)
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", "From submit to the first Chunk.", _LATENCY
+        )
         self.inter_token = self._histogram("inter_token_latency_seconds", "Between Chunks.", _TOKEN)
         self.e2e = self._histogram("e2e_request_latency_seconds", "From submit to the end.", _LATENCY)
 
@@ -50,6 +54,18 @@ class Telemetry:
         self.http_requests = self._counter("http_requests", "HTTP requests.", "route", "status")
         self.mqtt_messages = self._counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
         self.mqtt_connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
+
+    def heard(self, old: Beat, new: Beat) -> None:
+        """What a Worker did between two of its heartbeats."""
+        self.prompt_tokens.inc(max(0, new.prompt_tokens - old.prompt_tokens))
+        self.cached_tokens.inc(max(0, new.cached_tokens - old.cached_tokens))
+        self.generation_tokens.inc(max(0, new.generated_tokens - old.generated_tokens))
+        self.padded.inc(max(0, new.padded - old.padded))
+        self.kv_use.set(new.kv_used)
+        if new.steps > old.steps:
+            self.steps.inc(new.steps - old.steps)
+            self.step_time.observe(new.step_seconds)
+            self.batch.observe(new.batch)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,5 +1,7 @@
-"""Chat templates, rendered in a process of their own: a template comes with a model, and one that loops for ever can
-only be ended by ending its process. The child has no data but what it is sent, and its memory is bounded.
+"""Chat templates, rendered in a process of their own.
+
+A template comes with a model, and one that loops for ever can only be ended by ending its process. The child
+has no data but what it is sent, and its memory is bounded.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Templates:
         async with self._lock:
             answer = await self._ask(task)
         if "error" in answer:
-            raise BadRequest(f"the model's chat template refused the messages: {answer['error']}", param="messages")
+            raise BadRequest(
+                f"the model's chat template refused the messages: {answer['error']}", param="messages"
+            )
         prompt: str = answer["prompt"]
         return prompt
 
@@ -57,8 +61,8 @@ class Templates:
 
     async def _ask(self, task: str) -> dict[str, Any]:
         child = await self._running()
-        assert child.stdin is not None
-        assert child.stdout is not None
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("the child was started without pipes")
         finished = False
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -72,7 +76,9 @@ class Templates:
         except (ConnectionError, ValueError):
             answer = {"error": "it made too long a prompt"}
         finally:
-            if not finished:  # also where the caller was cancelled: an answer in the pipe would be the next one's
+            if (
+                not finished
+            ):  # also where the caller was cancelled: an answer in the pipe would be the next one's
                 await self.close()
         return answer
 
@@ -94,8 +100,12 @@ def _refuse(message: str) -> None:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     """As Hugging Face's tokenizers set it up, which is what templates are written for."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
     return environment
@@ -107,9 +117,19 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            prompt = compiled(task["template"]).render(messages=task["messages"], add_generation_prompt=True, **task["context"])
+            prompt = compiled(task["template"]).render(
+                messages=task["messages"], add_generation_prompt=True, **task["context"]
+            )
             answer = {"prompt": prompt}
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             answer = {"error": f"{error or type(error).__name__}"}
         print(json.dumps(answer), flush=True)
 

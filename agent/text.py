@@ -1,4 +1,4 @@
-"""Tokens' bytes into text that may be shown: no cut character, and nothing that may yet become a stop string."""
+"""Tokens' bytes into text that may be shown: no cut character, nothing that may yet become a stop string."""
 
 from __future__ import annotations
 

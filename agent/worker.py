@@ -1,7 +1,7 @@
 """The Worker: one process, one thread, one Engine. Three verbs: schedule, step, emit.
 
-Started by the supervisor as `python -m agent.worker worker ...` with one end of a socket pair. It ends when the
-agent does. Load and decode stay on the main thread (another thread's OpenMP team costs most of the speed).
+Started by the supervisor as `python -m agent.worker worker ...` with one end of a socket pair. It ends when
+the agent does. Load and decode stay on the main thread (a second OpenMP team costs most of the speed).
 """
 
 from __future__ import annotations
@@ -17,10 +17,23 @@ import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from agent.engines.engine import Drawn, Engine, EngineError, EngineFactory
-from agent.frames import Beat, Broken, Cancel, Loading, Reader, Ready, Said, Start, Stop, ToAgent, ToWorker, encode
-from agent.pace import Pace
-from agent.request import Chunk
+from agent.engines.engine import Drawn, Engine, EngineError, EngineFactory, Piece
+from agent.frames import (
+    Beat,
+    Broken,
+    Cancel,
+    Loading,
+    Reader,
+    Ready,
+    Said,
+    Start,
+    Stop,
+    ToAgent,
+    ToWorker,
+    encode,
+)
+from agent.pace import LEAST, Pace
+from agent.request import Chunk, Sampling
 from agent.scheduler import Plan, Scheduler
 from agent.sequence import Group, Sequence
 from agent.text import Text
@@ -82,7 +95,9 @@ class Worker:
         if not prompt:
             return self._refuse(start.id, "invalid_request", "the prompt has no tokens")
         if any(not 0 <= token < engine.info.vocabulary for token in prompt):
-            return self._refuse(start.id, "invalid_request", "the prompt has a token id outside the vocabulary")
+            return self._refuse(
+                start.id, "invalid_request", "the prompt has a token id outside the vocabulary"
+            )
         if len(prompt) >= context:
             text = f"the prompt has {len(prompt)} tokens, and this model's context is {context} tokens here"
             return self._refuse(start.id, "context_length_exceeded", text)
@@ -170,6 +185,20 @@ def engine_factory(name: str) -> EngineFactory:
     raise EngineError(f"no engine named {name!r} is installed")
 
 
+def calibrate(engine: Engine, pace: Pace) -> None:
+    """Time a few small steps, so that the first plans are not guesses. Leaves the slots empty."""
+    wide = min(4, engine.info.slots)
+    sampling = Sampling(temperature=0)
+    for rows, length in ((1, 1), (1, 1), (wide, 1), (1, 1), (wide, 1), (1, LEAST)):
+        pieces = [Piece(slot, 0, [0] * length, engine.sampler(sampling, [0], 0)) for slot in range(rows)]
+        begun = time.monotonic()
+        engine.step(pieces)
+        seconds = time.monotonic() - begun
+        for slot in range(rows):
+            engine.trim(slot, 0)
+        pace.took(1, 0 if length > 1 else rows, length if length > 1 else 0, seconds)
+
+
 def serve(link: socket.socket, engine: str, model: str, settings: dict[str, object]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
@@ -182,6 +211,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, obje
     try:
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
+        calibrate(loaded, pace)
         send(link, Ready(loaded.info))
         Worker(loaded, link, pace).run()
         loaded.close()
@@ -191,7 +221,9 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, obje
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="autoglm worker", description="Runs one Engine; started by the agent.")
+    parser = argparse.ArgumentParser(
+        prog="autoglm worker", description="Runs one Engine; started by the agent."
+    )
     parser.add_argument("role", choices=["worker"])
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     parser.add_argument("--engine", required=True)

@@ -1,4 +1,4 @@
-"""Real agents for all tests: one with the echo Engine, one with the real model, and as many more as a test starts."""
+"""Real agents for all tests: with the echo Engine, with the real model, and more as a test starts them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ def echo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_agent(
-    tmp_path_factory: pytest.TempPathFactory, echo_model: Path
-) -> Iterator[Callable[..., Agent]]:
-    """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own, with the echo Engine unless told."""
+def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> Iterator[Callable[..., Agent]]:
+    """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own; the echo Engine unless told."""
     started: list[Agent] = []
 
     def start(*, ready: bool = True, data_dir: Path | None = None, **settings: str) -> Agent:

@@ -1,6 +1,7 @@
 """What a Worker asks of an Engine that generates text. Plug-ins implement it; see `llama.py`.
 
-The scheduler owns *which* tokens go where; an Engine owns the tensors. A slot is a place in the KV cache, numbered from 0.
+The scheduler owns *which* tokens go where; an Engine owns the tensors. A slot is a place in the KV cache,
+numbered from 0.
 """
 
 from __future__ import annotations

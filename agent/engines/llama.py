@@ -1,33 +1,30 @@
-"""llama.cpp, by llama-cpp-python's low-level API. The only module that imports llama_cpp, and only inside a Worker.
+"""llama.cpp, by llama-cpp-python's low-level API. Nothing else imports llama_cpp, and this only in a Worker.
 
-Settings (a mapping): slots, context (tokens a slot), threads, gpu_layers, kv_type, flash_attention, step_tokens,
-extra_bufts (false: without AMX and repacked weights).
+Settings (a mapping): slots, context (tokens a slot), threads, gpu_layers, kv_type, flash_attention,
+step_tokens, extra_bufts (false: without AMX and repacked weights).
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-os.environ.setdefault("KMP_BLOCKTIME", "0" if os.environ.get("AUTOGLM_OMP_SLEEPS") else "200")
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
 
-import llama_cpp.llama_cpp as llama  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress  # noqa: E402
-from agent.engines.sampling import NumpySampler, Row, greatest, log_softmax  # noqa: E402
-from agent.request import Sampling, TokenLogprob  # noqa: E402
+from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress
+from agent.engines.sampling import NumpySampler, Row, greatest, log_softmax
+from agent.request import Sampling, TokenLogprob
 
 KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 FLASH = {"auto": -1, "off": 0, "on": 1}
 CONTEXT_STEP = 256  # llama.cpp pads a slot's context to it
 
 
-@llama.llama_log_callback
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     if level >= 3 and level != 5:  # warnings and errors; 5 continues a line
         sys.stderr.write(text.decode("utf-8", "replace"))
@@ -168,7 +165,7 @@ class LlamaEngine:
         params.n_gpu_layers = -1 if layers is None else int(layers)
         params.use_extra_bufts = bool(settings.get("extra_bufts", True))
 
-        @llama.llama_progress_callback
+        @llama.llama_progress_callback  # type: ignore[untyped-decorator]
         def told(share: float, _: ctypes.c_void_p) -> bool:
             progress(share)
             return True
@@ -198,7 +195,9 @@ class LlamaEngine:
         params.kv_unified = False
         ctx = llama.llama_init_from_model(self._model, params)
         if not ctx:
-            raise EngineError("llama.cpp cannot make a context of this size: fewer slots or a shorter context may fit")
+            raise EngineError(
+                "llama.cpp cannot make a context of this size: fewer slots or a shorter context may fit"
+            )
         return ctx
 
     def _describe(self, settings: Mapping[str, Any]) -> EngineInfo:

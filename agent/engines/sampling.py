@@ -1,6 +1,7 @@
-"""Drawing tokens from logits, in numpy. The order of filters is llama.cpp's: bias, penalties, top-k, top-p, min-p, temperature.
+"""Drawing tokens from logits, in numpy.
 
-Written for one row of tens of thousands of logits a token: nothing here sorts a whole row where a part will do.
+The order of filters is llama.cpp's: bias, penalties, top-k, top-p, min-p, temperature. Written for one row of
+tens of thousands of logits a token: nothing here sorts a whole row where a part will do.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ NUCLEUS = 1024  # candidates in which a top-p nucleus is looked for first
 
 
 class NumpySampler:
-    """One Sequence's random state and the tokens it penalises. The same arguments draw the same tokens from the same rows."""
+    """One Sequence's random state and the tokens it penalises.
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], index: int, banned: NDArray[np.intp]) -> None:
+    The same arguments draw the same tokens from the same rows.
+    """
+
+    def __init__(
+        self, sampling: Sampling, prompt: Sequence[int], index: int, banned: NDArray[np.intp]
+    ) -> None:
         self._sampling = sampling
         self._banned = banned if sampling.ignore_eos else banned[:0]
         self._bias_ids = np.fromiter(sampling.logit_bias.keys(), np.intp)
         self._bias = np.fromiter(sampling.logit_bias.values(), np.float32)
         seed = sampling.seed
-        self._random = random.Random(None if seed is None else f"{seed}/{index}")
+        self._random = random.Random(None if seed is None else f"{seed}/{index}")  # noqa: S311 - no secret
         self._penalises = bool(
             sampling.presence_penalty or sampling.frequency_penalty or sampling.repeat_penalty != 1.0
         )

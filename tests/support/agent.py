@@ -100,7 +100,9 @@ class Agent:
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels; `autoglm:` is put before the name."""
         text = httpx.get(self.base_url + "/metrics", timeout=10).text
-        found = [line for line in text.splitlines() if line.startswith((f"autoglm:{name}{{", f"autoglm:{name} "))]
+        found = [
+            line for line in text.splitlines() if line.startswith((f"autoglm:{name}{{", f"autoglm:{name} "))
+        ]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def kill(self, number: int = signal.SIGKILL) -> None:

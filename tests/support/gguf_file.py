@@ -10,7 +10,9 @@ from typing import Any
 ECHO_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.content == '<refuse>' %}{{ raise_exception('told to refuse') }}{% endif %}"
-    "{% if message.content == '<loop>' %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    "{% if message.content == '<loop>' %}"
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    "{% endif %}"
     "{{ message.role }}: {{ message.content }}\n"
     "{% endfor %}assistant: "
 )

@@ -1,8 +1,8 @@
 """An Engine that answers with its prompt: bytes are tokens. Told by its prompt, it crashes, hangs or dawdles.
 
-A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens of the answer,
-`<hang>` stops the process, `<oom>` dies as the OOM killer would have it, `<slow S>` sleeps S seconds a step, `<fail>` raises
-EngineError. Its KV cache is checked: a Piece that does not continue what its slot holds is an EngineError.
+A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
+of the answer, `<hang>` stops the process, `<oom>` dies as the OOM killer would have it, `<slow S>` sleeps S
+seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its slot holds is an EngineError.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""A Request between its door and its Worker: what it may ask, and what it will about cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.admission import Waiting
+from agent.config import Settings
+from agent.errors import BadRequest, PromptTooLong
+from agent.frames import Start
+from agent.offered import Offered
+from agent.request import Prompt, Request
+from agent.ticket import Ticket
+
+LIVES = 3
+"""Workers that one Request may cost. Its last life it has alone, so that the guilty one is found."""
+GUESSED_ANSWER = 256  # tokens, where a Request does not bound its answer
+BYTES_PER_TOKEN = 4  # for estimates
+MOST_BYTES_PER_TOKEN = 32  # beyond, a prompt is too long whatever the tokenizer says
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    ticket: Ticket
+    cost: float  # tokens, estimated
+    arrived: float
+    deadline: float
+    left: int  # answers that have not finished
+    prompt: Prompt | None = None  # rendered
+    attempt: int = 1
+    last: float = 0.0  # when the last Chunk came; 0: none has
+
+    @property
+    def request(self) -> Request:
+        return self.ticket.request
+
+    @property
+    def alone(self) -> bool:
+        return self.attempt >= LIVES
+
+    def again(self) -> None:
+        """Its Worker died: the next attempt."""
+        self.attempt += 1
+        self.last = 0.0
+        self.left = self.request.n
+
+    def entry(self) -> Waiting[Job]:
+        return Waiting(self, self.request.sender, self.request.priority, self.cost, self.arrived)
+
+    def start(self, prompt: Prompt) -> Start:
+        request = self.request
+        return Start(
+            id=request.id,
+            prompt=prompt,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            n=request.n,
+            priority=request.priority,
+            deadline=self.deadline,
+            attempt=self.attempt,
+            echo=request.echo,
+        )
+
+
+def check(request: Request, model: Offered, settings: Settings) -> None:
+    """What can be told before the Worker counts tokens. Raises BadRequest."""
+    if request.messages is not None and model.template is None:
+        raise BadRequest(
+            f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
+        )
+    if request.max_tokens is not None and request.max_tokens > settings.max_tokens:
+        raise BadRequest(f"max_tokens is over this node's {settings.max_tokens}", param="max_tokens")
+    if model.context is None:
+        return
+    if isinstance(request.prompt, tuple) and len(request.prompt) >= model.context:
+        raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
+    if (size := _size(request)) > model.context * MOST_BYTES_PER_TOKEN:
+        raise PromptTooLong(f"the prompt has {size} bytes, far more than {model.context} tokens of context")
+
+
+def cost(request: Request) -> float:
+    """Tokens that the Request will take, about."""
+    if isinstance(request.prompt, tuple):
+        prompt: float = len(request.prompt)
+    else:
+        prompt = _size(request) / BYTES_PER_TOKEN
+    answer = GUESSED_ANSWER if request.max_tokens is None else request.max_tokens
+    return prompt + answer * request.n
+
+
+def _size(request: Request) -> int:
+    """Bytes of the prompt's text, about."""
+    if request.messages is not None:
+        return sum(len(str(message.get("content") or "").encode()) for message in request.messages)
+    return len(request.prompt.encode()) if isinstance(request.prompt, str) else 0
