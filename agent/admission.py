@@ -10,7 +10,7 @@ AGING_S = 5.0
 
 
 class Bucket:
-"""Seconds of waiting that are worth one priority, so that nobody starves."""
+    """`per_minute` units flow in; a minute's worth may be taken at once. Debts are waited out."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self.per_minute = per_minute

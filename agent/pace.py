@@ -19,7 +19,7 @@ class Pace:
 
     def __init__(self, target: float, batch: int, fixed: int | None = None) -> None:
         self._target, self._batch, self._fixed = target, batch, fixed
-        # Sums of a least-squares fit of steps that only decode: passes^2, passes*rows, rows^2, and each by seconds.
+        # Sums of a least-squares fit of steps that only decode: passes, rows and seconds, multiplied.
         self._pp = self._pr = self._rr = self._ps = self._rs = 0.0
         self._token: float | None = None  # seconds a prompt token adds
         self.pass_s = self.row_s = 0.0
