@@ -19,6 +19,7 @@ from models.sources.progress import Meter
 from models.sources.threads import in_thread
 from models.sources.wheel import FromWheels
 
+MAX_SOURCE = 2_000
 _SHA256 = re.compile(r"sha256[=:]([0-9a-fA-F]{64})")
 
 
@@ -26,6 +27,8 @@ async def find_out(source: str, name: str | None, meter: Meter) -> Found:
     """What a source means; asks the hub where needed. BadSource, PullError."""
     if name is not None and not re.fullmatch(NAME, name):
         raise BadSource(f"{name!r} cannot be a Model's name: letters, digits, '.', '_' and '-', at most 96")
+    if not source.isprintable() or len(source) > MAX_SOURCE:
+        raise BadSource(f"a source has at most {MAX_SOURCE} printable characters")
     if entry := catalog().entry(source):
         return await _from_catalog(entry, name, meter)
     if _is_url(source):
@@ -75,13 +78,20 @@ def _is_url(source: str) -> bool:
 
 def _file(source: str) -> Path | None:
     """The local file that is meant, if one is."""
-    path = Path(source).expanduser()
-    meant = source.startswith((".", "/", "~")) or (source.endswith(".gguf") and ":" not in source)
-    if path.is_file():
-        return path.resolve()
-    if meant:
+    if path := _path(source):
+        return path
+    if source.startswith((".", "/", "~")) or (source.endswith(".gguf") and ":" not in source):
         raise BadSource(f"there is no file {source!r}")
     return None
+
+
+def _path(source: str) -> Path | None:
+    """The file of this name, links resolved; None if there is none."""
+    try:
+        path = Path(source).expanduser().resolve()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown home, a name that none can have
+        return None
 
 
 def _name(text: str) -> str:
@@ -134,10 +144,10 @@ def known(source: str, shelf: Shelf) -> Version | None:
         pinned = entry.sha256
         match = [one for one in versions if pinned in (None, one.manifest.files[0].sha256)]
         return next((one for one in match if one.manifest.source == source or one.model == source), None)
-    path = Path(source).expanduser().resolve()
-    wanted = {source, web.without_secrets(source) if _is_url(source) else str(path)}
+    path = None if _is_url(source) else _path(source)
+    wanted = (source, str(path or Path(source).absolute()), web.without_secrets(source))
     for one in versions:
-        if one.model == source or one.manifest.source in wanted:
-            changed = path.is_file() and not FromFile(path).is_blob(one.path)
-            return None if changed and one.manifest.source == str(path) else one
+        if one.manifest.source in wanted or one.model == source:
+            changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
+            return None if changed else one
     return None

@@ -128,7 +128,10 @@ def same_origin(one: str, other: str) -> bool:
 
 def without_secrets(url: str) -> str:
     """A URL fit for messages and Manifests: no password, no query (it may be a signature), no fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

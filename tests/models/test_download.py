@@ -182,7 +182,7 @@ async def test_redirects_are_followed_and_no_token_goes_to_another_origin(
         (Served(redirect="/m.gguf"), Unreachable, "redirects"),
         (Served(redirect="ftp://127.0.0.1/m.gguf"), ModelError, "ftp"),
         (Served(redirect="http://127.0.0.1:99999/m.gguf"), ModelError, "99999"),
-        (Served(redirect="http://["), ModelError, "URL"),
+        (Served(redirect="http://["), ModelError, "reached"),
         (Served(DATA, headers={"Content-Encoding": "gzip"}), PullError, "compresses"),
         (Served(raw(minimal_pairs(**{"llama.block_count": 999}))), GGUFError, "999 layers"),
     ],
