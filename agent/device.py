@@ -8,11 +8,13 @@ from typing import Any
 
 from agent.config import Settings
 from agent.offered import Offered
+from agent.probe import Probes
 
 DEFAULT_CONTEXT = 4096  # tokens
 DEFAULT_SLOTS = 32
 STEP_TOKENS = 512  # the most that one step carries
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
+TRIAL = {"slots": 4, "context": 256, "step_tokens": 128}
 MEMORY_SHARE = 0.5  # of what is available, for the KV cache
 
 
@@ -33,25 +35,52 @@ def available_memory() -> int:
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     """What the Worker's Engine is started with; see engines/llama.py for the names."""
+    if settings.engine == "llama":
+        probes = Probes(settings.data_dir / "probes.json")
+        basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers, **TRIAL}
+        chosen = await probes.choose(
+            settings.engine, offered.path, offered.size, basic, kv_candidates(settings)
+        )
+    else:
+        chosen = {}
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
     return {
-        "slots": settings.max_batch_size or _slots(settings, offered, context),
+        "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
         "context": context,
         "threads": settings.threads or cores(),
         "gpu_layers": settings.gpu_layers,
         "kv_type": settings.kv_type,
         "flash_attention": settings.flash_attention,
+        **chosen,
         "step_tokens": STEP_TOKENS,
         "step_target_ms": settings.step_target_ms,
         "prefill_piece": settings.prefill_piece,
     }
 
 
-def _slots(settings: Settings, offered: Offered, context: int) -> int:
+def kv_candidates(settings: Settings) -> list[dict[str, Any]]:
+    """Kinds of KV cache to try, the default first. A quantised one needs flash attention."""
+    kinds = [
+        {"kv_type": "q8_0", "flash_attention": "on"},
+        {"kv_type": "f16", "flash_attention": "on"},
+        {"kv_type": "f16", "flash_attention": "off"},
+    ]
+    if settings.kv_type != "auto":
+        kinds = [{"kv_type": settings.kv_type, "flash_attention": "on"}, *kinds[2:]]
+    fitting = [
+        kind
+        for kind in kinds
+        if settings.kv_type in ("auto", kind["kv_type"])
+        and settings.flash_attention in ("auto", kind["flash_attention"])
+    ]
+    return fitting or [{"kv_type": settings.kv_type, "flash_attention": settings.flash_attention}]
+
+
+def _slots(kv_type: str, offered: Offered, context: int) -> int:
     """As many as MEMORY_SHARE of the memory has room for, 32 at most."""
     if offered.header is None:
         return DEFAULT_SLOTS
-    number = KV_BYTES.get(settings.kv_type, KV_BYTES["f16"])
+    number = KV_BYTES.get(kv_type, KV_BYTES["f16"])
     each = context * offered.header.kv_width * number
     room = max(0, available_memory() - offered.size) * MEMORY_SHARE
     return max(1, min(DEFAULT_SLOTS, int(room / each) if each else DEFAULT_SLOTS))

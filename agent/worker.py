@@ -199,6 +199,33 @@ def calibrate(engine: Engine, pace: Pace) -> None:
         pace.took(1, 0 if length > 1 else rows, length if length > 1 else 0, seconds)
 
 
+def rehearse(engine: Engine) -> float:
+    """Seconds of a small mix of prompts and decodes, after one that warms up. A broken build crashes here."""
+    slots, length, steps = min(4, engine.info.slots), 32, 12
+    begun = 0.0
+    for _ in range(2):
+        begun = time.monotonic()
+        samplers = [engine.sampler(Sampling(temperature=0), [0], slot) for slot in range(slots)]
+        engine.step([Piece(slot, 0, [slot + 1] * length, samplers[slot]) for slot in range(slots)])
+        for at in range(steps):
+            engine.step([Piece(slot, length + at, [at], samplers[slot]) for slot in range(slots)])
+        for slot in range(slots):
+            engine.trim(slot, 0)
+    return time.monotonic() - begun
+
+
+def probe(engine: str, model: str, settings: dict[str, object], candidates: list[dict[str, object]]) -> None:
+    """A line for each candidate: its seconds, or null where it cannot be loaded."""
+    for candidate in candidates:
+        try:
+            loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
+            seconds: float | None = rehearse(loaded)
+            loaded.close()
+        except EngineError:
+            seconds = None
+        print(json.dumps(seconds), flush=True)
+
+
 def serve(link: socket.socket, engine: str, model: str, settings: dict[str, object]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
@@ -224,8 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="autoglm worker", description="Runs one Engine; started by the agent."
     )
-    parser.add_argument("role", choices=["worker"])
-    parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
+    parser.add_argument("role", choices=["worker", "probe"])
+    parser.add_argument("--socket", type=int, help="inherited file descriptor, for a worker")
+    parser.add_argument("--candidates", type=json.loads, default=[{}], help="JSON, for a probe")
     parser.add_argument("--engine", required=True)
     parser.add_argument("--model", required=True, help="path of the model's file")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON")
@@ -234,6 +262,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     Path("/proc/self/oom_score_adj").write_text("700")  # a Worker goes before the agent
+    if arguments.role == "probe":
+        return probe(arguments.engine, arguments.model, arguments.settings, arguments.candidates)
     link = socket.socket(fileno=arguments.socket)
     try:
         serve(link, arguments.engine, arguments.model, arguments.settings)

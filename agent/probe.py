@@ -1,0 +1,113 @@
+"""Which engine settings this device runs, and runs fastest: tried once for each Version, and remembered.
+
+A build of llama.cpp may crash on this CPU (GCC 12 breaks AMX), and the fastest kind of KV cache differs from
+one CPU to the next by up to a half. Neither can be known without trying, in a child process, since a trial
+must not take the agent down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+Choice = dict[str, Any]
+
+DEADLINE_S = 120.0  # for all trials of one child
+TIMED_BYTES = 3 << 30  # larger models are only tried, not timed: it would take minutes
+BETTER = 0.95  # of the first candidate's time, to be chosen in its place
+WITHOUT = {"extra_bufts": False}  # neither AMX nor repacked weights: slow, and never broken
+
+
+class Probes:
+    """`choose` among candidate settings; answers are kept in a file beside the shelf."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    async def choose(
+        self, engine: str, path: str, size: int, settings: Choice, candidates: list[Choice]
+    ) -> Choice:
+        """The best candidate that works, the first where none can be told apart; {} where none works."""
+        key = f"{Path(path).name} {engine} {_software()} {_cpu()} {json.dumps([settings, candidates])}"
+        known = await asyncio.to_thread(self._read)
+        if key in known:
+            return dict(known[key])
+        if size > TIMED_BYTES:
+            candidates = candidates[:1]
+        chosen = await self._try(engine, path, settings, candidates)
+        await asyncio.to_thread(self._write, {**known, key: chosen})
+        log.info("engine settings chosen by trial", **chosen)
+        return chosen
+
+    async def _try(self, engine: str, path: str, settings: Choice, candidates: list[Choice]) -> Choice:
+        timed = await run_trials(engine, path, settings, candidates)
+        if not timed:
+            log.warning("the engine crashes with all of this CPU's features: trying without")
+            timed = await run_trials(engine, path, {**settings, **WITHOUT}, candidates[:1])
+            return {**candidates[0], **WITHOUT} if timed else {}
+        first = timed.get(0)
+        best = min(timed, key=lambda index: timed[index])
+        if first is not None and timed[best] > first * BETTER:
+            best = 0
+        return candidates[best]
+
+    def _read(self) -> dict[str, Choice]:
+        try:
+            known: dict[str, Choice] = json.loads(self._file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return known
+
+    def _write(self, known: dict[str, Choice]) -> None:
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(json.dumps(known, indent=1))
+        fresh.replace(self._file)
+
+
+async def run_trials(engine: str, path: str, settings: Choice, candidates: list[Choice]) -> dict[int, float]:
+    """Seconds of the same small work for each candidate that survives it, by index."""
+    timed: dict[int, float] = {}
+    tried = 0
+    while tried < len(candidates):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "agent.worker", "probe", "--engine", engine, "--model", path),
+            *("--settings", json.dumps(settings), "--candidates", json.dumps(candidates[tried:])),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                output, _ = await child.communicate()
+        except TimeoutError:
+            return timed
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        told = [json.loads(line) for line in output.splitlines()]
+        timed.update({tried + at: seconds for at, seconds in enumerate(told) if seconds is not None})
+        tried += len(told) + 1  # the next one is what it died of, if it did not tell of all
+    return timed
+
+
+def _software() -> str:
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return ""
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "CPU part")):
+            return line.partition(":")[2].strip()
+    return platform.machine()
