@@ -178,20 +178,26 @@ class Cursor:
 
     def strings(self, texts: Array, first: int = 0) -> Iterator[bytes]:
         """The strings of an Array from number `first` on. Do not move the cursor meanwhile."""
-        back = self.at
-        unpack = _U64.unpack_from
+        back, unpack = self.at, _U64.unpack_from
+        at = texts.marks[first // _STRIDE] if first < texts.count else back
         try:
-            if first < texts.count:
-                self.at = texts.marks[first // _STRIDE]
             for number in range(first - first % _STRIDE, texts.count):
-                self._need(8)
-                length = unpack(self._window, self.at - self._start)[0]
-                self.at += 8
-                text = self.take(length)
+                begin, window = self._start, self._window
+                if not begin <= at <= begin + len(window) - 8:
+                    begin, window = self._have(at, 8)
+                length = unpack(window, at - begin)[0]
+                at += 8 + length
+                if at > begin + len(window):
+                    begin, window = self._have(at - length, length)
                 if number >= first:
-                    yield text
+                    yield window[at - length - begin : at - begin]
         finally:
             self.at = back
+
+    def _have(self, at: int, count: int) -> tuple[int, bytes]:
+        self.at = at
+        self._need(count)
+        return self._start, self._window
 
 
 def read_tensor(cursor: Cursor) -> Tensor:
