@@ -8,6 +8,7 @@ Whoever comes by the unix socket is known by its file mode, and only the bounds 
 from __future__ import annotations
 
 import ipaddress
+import platform
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -104,7 +105,10 @@ class Hosts:
         self._all = "*" in names
         self._extra = names
         self._names = names | {"localhost", bound.lower()}
-        self._any_address = bound in ("", "0.0.0.0", "::")  # noqa: S104
+        self._any_address = is_everywhere(bound)
+        if self._any_address:
+            own = platform.node().lower()
+            self._names |= {own, f"{own}.local"}
 
     def check(self, host: str) -> None:
         """Raises HostNotAllowed."""
@@ -128,6 +132,11 @@ class Hosts:
         except ValueError:
             return False
         return self._any_address or address.is_loopback
+
+
+def is_everywhere(host: str) -> bool:
+    """Whether listening there means to listen on all interfaces."""
+    return host in ("", "0.0.0.0", "::")  # noqa: S104
 
 
 def _name(url: str) -> str:

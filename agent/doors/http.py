@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from agent import __version__
 from agent.doors.admin import admin_routes
-from agent.doors.guard import Guard
+from agent.doors.guard import Guard, is_everywhere
 from agent.doors.http_errors import error_response, from_status, json_response
 from agent.doors.listen import listening
 from agent.doors.node_face import Node
@@ -38,6 +38,8 @@ async def serve(node: Node) -> None:
         running = asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in servers))
         host, port = tcp.getsockname()[:2]
         log.info("listening", host=host, port=port, socket=str(node.settings.socket))
+        if is_everywhere(node.settings.http_host) and not node.settings.api_keys:
+            log.warning("anybody who can reach this machine can use its models: no API keys are set")
         try:
             await asyncio.shield(running)
         finally:

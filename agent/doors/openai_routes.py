@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from agent.access import Caller
@@ -15,7 +16,7 @@ from agent.doors.http_errors import UnsupportedMedia, json_response
 from agent.doors.node_face import Node
 from agent.doors.openai import new_id, read, requests
 from agent.doors.schema import documented
-from agent.errors import ModelNotFound
+from agent.errors import Cancelled, ModelNotFound
 from agent.offered import Offered
 
 
@@ -57,7 +58,10 @@ async def json_body(request: Request) -> bytes:
         raise UnsupportedMedia("Send the body as 'Content-Type: application/json'.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Compressed bodies are not accepted.")
-    return await request.body()
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise Cancelled("The client went away in the middle of its request.") from None
 
 
 def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Response:

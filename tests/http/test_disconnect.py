@@ -99,6 +99,14 @@ def test_a_worker_that_dies_before_the_first_token_costs_nothing_but_time(echo_a
     assert answer.status_code == 200
 
 
+def test_a_caller_who_leaves_in_mid_body_is_no_fault_of_the_node(echo_agent: Agent) -> None:
+    before = echo_agent.metric("http_requests_total")
+    with dial(echo_agent) as client:
+        client.sendall(post(CHAT, {"messages": []})[:-5])
+    until(lambda: echo_agent.metric("http_requests_total") > before + 1, "it is counted")
+    assert "Traceback" not in echo_agent.log
+
+
 def test_requests_in_a_pipeline_are_answered_in_turn(echo_agent: Agent) -> None:
     with dial(echo_agent) as client:
         asked = post(CHAT, {"messages": [{"role": "user", "content": "one"}]})
