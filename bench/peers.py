@@ -24,8 +24,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from agent.config import DEFAULT_MODEL
+from models.shelf import Shelf
+from models.sources import pull
+
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "bench"
+AGENT_DATA = CACHE / "agent"
 ENGINE = "llama-cpp-python"
 NO_DOWNLOADS = (
     "-DLLAMA_CURL=OFF",
@@ -41,15 +46,10 @@ _TOOLCHAIN = (
 
 
 def model(console: Console) -> Path:
-    """The agent's default model, from a shelf of our own."""
-    from models.shelf import Shelf
-    from models.sources import pull
-
-    shelf = Shelf(CACHE / "shelf")
+    """The agent's default model, on the shelf of the agent that is measured."""
+    shelf = Shelf(AGENT_DATA / "models")
     with console.status("Model: on the shelf?") as status:
-        found = asyncio.run(
-            pull("smollm2-135m-instruct", shelf, report=lambda step: status.update(f"Model: {step}"))
-        )
+        found = asyncio.run(pull(DEFAULT_MODEL, shelf, report=lambda step: status.update(f"Model: {step}")))
     return found.path
 
 

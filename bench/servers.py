@@ -59,22 +59,22 @@ class Running:
 
 def agent(setup: Setup, **settings: str) -> Server:
     """This agent, as `autoglm serve` starts it, with a shelf of its own. It chooses its KV cache itself."""
+    model = {} if setup.model.is_relative_to(peers.AGENT_DATA) else {"MODEL_NAME": str(setup.model)}
     ours = {
         "AUTOGLM_CONFIG": os.devnull,
-        "AUTOGLM_DATA_DIR": str(peers.CACHE / "agent"),
+        "AUTOGLM_DATA_DIR": str(peers.AGENT_DATA),
         "AUTOGLM_HTTP_PORT": "{port}",
         "AUTOGLM_MQTT_URL": "none",
         "AUTOGLM_CONTEXT": str(setup.context),
         "AUTOGLM_MAX_BATCH_SIZE": str(setup.slots),
         "AUTOGLM_THREADS": str(setup.threads),
         "AUTOGLM_LOG_LEVEL": "warning",
-        "MODEL_NAME": str(setup.model),
     }
     command = [str(Path(sys.executable).with_name("autoglm")), "serve"]
     return Server(
         name="this agent",
         command=command,
-        environment=ours | settings,
+        environment=ours | model | settings,
         extra={"ignore_eos": True},
         warm=True,
     )
