@@ -1,0 +1,165 @@
+"""The scheduler against an Engine that checks its KV cache: whatever comes and goes, every answer is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.engines.engine import EngineInfo
+from agent.frames import Start
+from agent.pace import Pace
+from agent.request import Sampling
+from agent.scheduler import Plan, Scheduler
+from agent.sequence import Group, Sequence
+from agent.text import Text
+from tests.plugins.echo.echo_engine import VOCABULARY, EchoEngine
+
+CONTEXT = 96
+
+
+@dataclass
+class House:
+    """A Worker's loop without its process: the same verbs, driven by hand."""
+
+    slots: int = 4
+    piece: int | None = 16
+    trims: bool = True
+    pad: bool = True
+    answers: dict[str, str] = field(default_factory=dict)
+    widest: int = 0
+
+    def __post_init__(self) -> None:
+        self.engine = EchoEngine(EngineInfo("echo", self.slots, CONTEXT, VOCABULARY, "cpu", self.trims), 0)
+        self.pace = Pace(0.05, 512, self.piece)
+        if self.pad:
+            self.pace.pass_s, self.pace.row_s = 1.0, 0.1
+        self.scheduler = Scheduler(self.slots, CONTEXT, self.pace, self.trims)
+        self.count = 0
+
+    def add(self, text: str, priority: int = 5, n: int = 1, limit: int = 99) -> str:
+        self.count += 1
+        start = Start(f"r{self.count}", text, Sampling(), limit, (), n, priority, None, 1)
+        prompt = self.engine.tokenize(text)
+        group = Group(start, prompt, n)
+        for index in range(n):
+            sampler = self.engine.sampler(Sampling(), prompt, index)
+            self.scheduler.add(
+                Sequence(group, index, min(limit, CONTEXT - len(prompt)), sampler, Text(), (-priority, self.count))
+            )
+        return start.id
+
+    def step(self) -> Plan:
+        plan = self.scheduler.plan()
+        if not plan.pieces:
+            return plan
+        for source, target in plan.copies:
+            self.engine.copy(source, target)
+        for slot, keep in plan.trims:
+            self.engine.trim(slot, keep)
+        drawn = self.engine.step(plan.pieces)
+        for slot, keep in plan.padding:
+            self.engine.trim(slot, keep)
+        fitted = self.pace.pass_s, self.pace.row_s
+        self.scheduler.done(plan, 0.01)
+        self.pace.pass_s, self.pace.row_s = fitted  # costs as the test wants them
+        for one, token in zip(plan.drawing, drawn, strict=True):
+            one.sampler.accept(token.token)
+            ends = self.engine.ends(token.token)
+            chunk = one.take(token, self.engine.piece(token.token), ends, one.computed >= CONTEXT)
+            key = f"{one.group.start.id}/{one.index}"
+            if chunk:
+                self.answers[key] = self.answers.get(key, "") + chunk.text
+                if chunk.finish:
+                    self.scheduler.finish(one)
+        return plan
+
+    def run(self) -> None:
+        while self.scheduler.running or self.scheduler.waiting:
+            assert self.step().pieces, "nothing to do, yet somebody waits"
+
+
+WORDS = st.sampled_from(["system: be kind.", "user: ", "hello ", "abcdefghijklmnop", "x", "漢字"])
+PROMPTS = st.lists(WORDS, min_size=1, max_size=4).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(PROMPTS, st.integers(0, 9), st.integers(1, 3), st.integers(0, 6)), max_size=14),
+    st.sets(st.integers(1, 14), max_size=4),
+    st.sampled_from([None, 1, 16, 40]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_every_answer_is_whole_whatever_comes_goes_and_is_shared(
+    arrivals: list[tuple[str, int, int, int]],
+    cancelled: set[int],
+    piece: int | None,
+    trims: bool,
+    pad: bool,
+) -> None:
+    house = House(piece=piece, trims=trims, pad=pad)
+    texts = {}
+    for text, priority, n, steps in arrivals:
+        request = house.add(text, priority, n)
+        texts[request] = (text, n)
+        for _ in range(steps):
+            house.step()
+        if house.count in cancelled:
+            house.scheduler.remove(request)
+            del texts[request]
+    house.run()
+    for request, (text, n) in texts.items():
+        answer = text.rpartition("user: ")[2].encode()[: CONTEXT - len(text.encode())]
+        for index in range(n):
+            assert house.answers.get(f"{request}/{index}", "").encode()[: len(answer)] == answer
+
+
+def test_a_shared_prefix_is_computed_once_even_when_all_arrive_together() -> None:
+    house = House(slots=4)
+    for question in ("one", "two", "three", "four"):
+        house.add("system: a long shared system prompt of many words. user: " + question)
+    computed = 0
+    while house.scheduler.running or house.scheduler.waiting:
+        computed += house.step().prompt_tokens
+    assert computed < 60 + 4 * 8
+
+
+def test_running_slots_stay_one_dense_run() -> None:
+    house = House(slots=8, pad=False)
+    for length in (30, 3, 30, 3, 30, 3, 30, 3):
+        house.add("user: " + "y" * length)
+    for _ in range(60):
+        house.step()
+        if len(house.scheduler.running) == 4 and not house.scheduler.slots.holes():
+            return
+    raise AssertionError("holes stayed")
+
+
+def test_a_long_prompt_does_not_stall_others() -> None:
+    house = House(piece=16)
+    house.add("user: " + "a" * 40)
+    while not house.scheduler.running or not house.scheduler.running[0].decoding:
+        house.step()
+    house.add("b" * 80)
+    for _ in range(5):
+        assert house.step().rows == 1, "the first one drew a token in every step"
+
+
+def test_a_higher_priority_takes_the_next_slot() -> None:
+    house = House(slots=1)
+    house.add("user: first", 5)
+    house.step()
+    house.add("user: low", 1)
+    high = house.add("user: high", 9)
+    while house.scheduler.running and house.scheduler.running[0].group.start.id != high:
+        house.step()
+        assert not any(one.group.start.id == "r2" for one in house.scheduler.running)
+
+
+def test_an_answer_that_meets_the_end_of_the_context_is_cut_with_length() -> None:
+    house = House(slots=2)
+    house.add("user: " + "z" * 80, limit=500)
+    house.run()
+    assert len(house.answers["r1/0"]) <= CONTEXT - 86
