@@ -98,6 +98,10 @@ class Worker:
             return self._refuse(
                 start.id, "invalid_request", "the prompt has a token id outside the vocabulary"
             )
+        if any(token >= engine.info.vocabulary for token in start.sampling.logit_bias):
+            return self._refuse(
+                start.id, "invalid_request", "logit_bias has a token id outside the vocabulary"
+            )
         if len(prompt) >= context:
             text = f"the prompt has {len(prompt)} tokens, and this model's context is {context} tokens here"
             return self._refuse(start.id, "context_length_exceeded", text)

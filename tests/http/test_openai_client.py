@@ -150,6 +150,16 @@ def test_errors_have_the_clients_own_classes(client: OpenAI) -> None:
     assert (wrong.value.param, wrong.value.type) == ("temperature", "invalid_request_error")
 
 
+@pytest.mark.parametrize("wrong", [{"prompt": [999_999]}, {"prompt": "a", "logit_bias": {"999999": 1}}])
+def test_a_token_that_the_model_does_not_have_is_an_error(
+    agent: Agent, client: OpenAI, wrong: dict[str, Any]
+) -> None:
+    worker = agent.worker_pid
+    with pytest.raises(openai.BadRequestError, match="vocabulary"):
+        client.completions.create(model=MODEL, **wrong)
+    assert agent.worker_pid == worker
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_an_error_and_not_a_stream(client: OpenAI, stream: bool) -> None:
     long: Any = [{"role": "user", "content": "word " * 3000}]
