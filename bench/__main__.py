@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import measure, peers, servers, table
+from bench import measure, peers, servers, table, targets
 from bench.measure import Sample
 from bench.servers import KV, Server, Setup
 
@@ -22,7 +23,7 @@ CONTESTANTS = ("limit", "agent", "fresh", "warm", "python")
 
 def main() -> None:
     args = _arguments()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     rounds, waves = (1, 2) if args.quick else (args.rounds, args.waves)
     counts = args.clients or ([1, 8, 32] if args.quick else [1, 4, 8, 16, 32])
     _warn_of_company(console)
@@ -43,7 +44,10 @@ def main() -> None:
                 _say(console, samples[-1])
     tables = table.build(samples)
     table.show(console, tables)
-    console.print("\n".join(notes))
+    console.print("\n".join(notes), highlight=False)
+    for met, what in targets.verdicts(samples):
+        console.print(f"{'[green]met   [/green]' if met else '[red]missed[/red]'} {what}", highlight=False)
+        notes.append(f"{'met' if met else 'missed'}: {what}")
     report = peers.CACHE / "table.md"
     report.write_text(table.markdown(tables, notes))
     console.print(f"Kept: {report} and {_results()}")

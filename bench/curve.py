@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--waves", type=int, default=3, help="requests for each client in a measurement")
     parser.add_argument("--model", type=Path, help="a GGUF file with SmolLM2's chat template")
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     found = run(Setup(args.model or peers.model(console)), args, console)
     table = Table(*HEADS)
     for point in found:

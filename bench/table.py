@@ -14,9 +14,11 @@ from rich.table import Table
 from bench.measure import Sample
 
 LIMIT, AGENT = "in-process limit", "this agent"
-FRESH, WARM = "llama-server, fresh", "llama-server, warm"
+FRESH, WARM, PYTHON = "llama-server, fresh", "llama-server, warm", "llama_cpp.server"
+_AGAINST = (WARM, FRESH, PYTHON)
 
 Row = list[str]
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def build(samples: list[Sample]) -> Tables:
         "TTFT p50 / p99 ms",
         "inter-token p50 / p99 ms",
     ]
-    against = [f"agent / {name}" for name in (WARM, FRESH)]
+    against = ["over warm", "over fresh", "over llama_cpp.server"]
     rows = []
     for clients in sorted({sample.clients for sample in samples}):
         for name in dict.fromkeys(sample.contestant for sample in samples):
@@ -64,19 +66,24 @@ def _speed(of: list[Sample], samples: list[Sample], clients: int) -> Row:
         )
         for kind in ("ttft", "gap")
     ]
-    return [tokens, _ratio(of, _of(samples, LIMIT, clients)), *latencies]
+    return [tokens, _ratio(samples, of[0].contestant, LIMIT, clients), *latencies]
 
 
 def _agent_ratios(of: list[Sample], samples: list[Sample], clients: int) -> Row:
     if of[0].contestant != AGENT:
-        return ["", ""]
-    return [_ratio(of, _of(samples, name, clients)) for name in (WARM, FRESH)]
+        return [""] * len(_AGAINST)
+    return [_ratio(samples, AGENT, name, clients) for name in _AGAINST]
 
 
-def _ratio(ours: list[Sample], theirs: list[Sample]) -> str:
+def pairs(samples: list[Sample], one: str, other: str, clients: int) -> list[tuple[Figures, Figures]]:
+    """The figures of two contestants in the same rounds."""
+    of = (_of(samples, name, clients) for name in (one, other))
+    return [(ours.figures, theirs.figures) for ours, theirs in zip(*of, strict=False)]
+
+
+def _ratio(samples: list[Sample], one: str, other: str, clients: int) -> str:
     """Of the tokens/s of the same rounds."""
-    pairs = zip(ours, theirs, strict=False)
-    ratios = [one.figures["tokens_per_s"] / other.figures["tokens_per_s"] for one, other in pairs]
+    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs(samples, one, other, clients)]
     return _spread(ratios, "{:.2f}".format) if ratios else ""
 
 
