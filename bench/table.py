@@ -30,14 +30,7 @@ class Tables:
 
 
 def build(samples: list[Sample]) -> Tables:
-    heads = [
-        "clients",
-        "contestant",
-        "tokens/s",
-        "of the limit",
-        "TTFT p50 / p99 ms",
-        "inter-token p50 / p99 ms",
-    ]
+    heads = ["clients", "contestant", "tokens/s", "of limit", "TTFT ms p50/p99", "inter-token ms p50/p99"]
     against = ["over warm", "over fresh", "over llama_cpp.server"]
     rows = []
     for clients in sorted({sample.clients for sample in samples}):
@@ -61,7 +54,7 @@ def _of(samples: list[Sample], name: str, clients: int) -> list[Sample]:
 def _speed(of: list[Sample], samples: list[Sample], clients: int) -> Row:
     tokens = _spread([sample.figures["tokens_per_s"] for sample in of], "{:.0f}".format)
     latencies = [
-        " / ".join(
+        "/".join(
             f"{median(sample.figures[f'{kind}_{part}'] for sample in of):.0f}" for part in ("p50", "p99")
         )
         for kind in ("ttft", "gap")
