@@ -1,0 +1,175 @@
+"""The command line: found agents, answers, JSON for scripts, and failures of one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent import __version__
+from agent.cli.app import app
+from tests.support.agent import Agent, free_port
+from tests.tooling.command import run
+
+COMMANDS = [
+    str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback
+]
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def here(echo_agent: Agent) -> dict[str, str]:
+    """The settings of a shell on the agent's machine."""
+    return {"AUTOGLM_DATA_DIR": str(echo_agent.data_dir)}
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    """Those of a shell where no agent runs."""
+    return {"AUTOGLM_DATA_DIR": str(tmp_path), "AUTOGLM_HTTP_PORT": str(free_port())}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_every_command_is_documented(command: str, readme: str) -> None:
+    assert f"| `autoglm {command}" in README.with_name(readme).read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    told = run(command, "--help")
+    assert told.returncode == 0
+    assert f"autoglm {command}" in told.stdout
+
+
+def test_help_tells_a_newcomer_what_to_do_next() -> None:
+    told = run("--help").stdout
+    assert "First steps" in told
+    assert all(f"autoglm {command}" in told for command in ("serve", "generate", "publish", "pull"))
+    assert run().stdout == told
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"autoglm {__version__}\n"
+
+
+def test_generate_prints_the_answer_of_the_running_agent(here: dict[str, str]) -> None:
+    assert run("generate", "Ground control", **here).stdout == "Ground control\n"
+
+
+def test_a_prompt_can_come_from_standard_input(here: dict[str, str]) -> None:
+    assert run("generate", "-", stdin="from a pipe", **here).stdout == "from a pipe\n"
+
+
+def test_generate_as_json_is_the_whole_completion(here: dict[str, str]) -> None:
+    answer = json.loads(run("generate", "Hi", "--json", **here).stdout)
+    assert answer["choices"][0]["message"]["content"] == "Hi"
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_an_agent_is_found_by_its_port_where_its_socket_is_out_of_reach(
+    echo_agent: Agent, tmp_path: Path
+) -> None:
+    far = {"AUTOGLM_DATA_DIR": str(tmp_path), "AUTOGLM_HTTP_PORT": str(echo_agent.port)}
+    assert run("generate", "Hi", **far).stdout == "Hi\n"
+
+
+def test_status_shows_the_model_and_the_settings(here: dict[str, str]) -> None:
+    told = json.loads(run("status", "--json", **here).stdout)
+    assert told["ready"] is True
+    assert told["models"][0]["name"] == "echo"
+    assert "ready\tTrue" in run("status", **here).stdout
+
+
+def test_models_lists_the_shelf_of_the_running_agent(here: dict[str, str]) -> None:
+    rows = json.loads(run("models", "--json", **here).stdout)
+    assert [(row["model"], row["active"]) for row in rows] == [("echo", True)]
+
+
+def test_bench_measures_each_number_of_clients(here: dict[str, str]) -> None:
+    told = run("bench", "--clients", "1,3", "--requests", "2", "--max-tokens", "8", "--json", **here)
+    rows = json.loads(told.stdout)
+    assert [row["clients"] for row in rows] == [1, 3]
+    assert all(row["tokens_per_second"] > 0 and row["ttft_p50_ms"] > 0 for row in rows)
+
+
+def test_doctor_finds_nothing_broken_beside_a_ready_agent(here: dict[str, str]) -> None:
+    told = run("doctor", "--json", **here)
+    assert told.returncode == 0, told.stdout
+    about = {finding["about"]: finding["state"] for finding in json.loads(told.stdout)}
+    assert about["agent"] == about["models"] == about["engine"] == "ok"
+
+
+def test_doctor_says_that_another_program_has_the_port(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        told = run("doctor", AUTOGLM_DATA_DIR=str(tmp_path), AUTOGLM_HTTP_PORT=port)
+    assert told.returncode == 1
+    assert "AUTOGLM_HTTP_PORT" in told.stdout
+
+
+def test_pull_and_models_work_on_the_shelf_where_no_agent_runs(
+    echo_model: Path, alone: dict[str, str]
+) -> None:
+    got = json.loads(run("pull", str(echo_model), "--name", "mine", "--json", **alone).stdout)
+    rows = json.loads(run("models", "--json", **alone).stdout)
+    assert [(row["model"], row["version"]) for row in rows] == [("mine", got["version"])]
+
+
+def test_pull_works_through_the_running_agent(here: dict[str, str], echo_model: Path) -> None:
+    told = run("pull", str(echo_model), "--name", "echo", "--json", **here)
+    assert json.loads(told.stdout)["model"] == "echo"
+
+
+@pytest.mark.parametrize("command", [("generate", "Hi"), ("status",), ("bench",)])
+def test_without_an_agent_a_command_says_how_to_start_one(
+    command: tuple[str, ...], alone: dict[str, str]
+) -> None:
+    told = run(*command, **alone)
+    assert told.returncode == 1
+    assert "autoglm serve" in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "says", "code"),
+    [
+        (("generate", "Hi", "--model", "nope"), {}, "nope", 1),
+        (("pull", "no such thing"), {}, "no such thing", 1),
+        (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "http_port", 2),
+        (("bench", "--clients", "none"), {}, "--clients", 2),
+        (("generate",), {}, "PROMPT", 2),
+        (("nonsense",), {}, "nonsense", 2),
+    ],
+)
+def test_failures_are_told_without_a_traceback(
+    arguments: tuple[str, ...], settings: dict[str, str], says: str, code: int, here: dict[str, str]
+) -> None:
+    told = run(*arguments, **(here | settings))
+    assert told.returncode == code
+    assert says in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_second_agent_on_the_same_data_is_refused(here: dict[str, str]) -> None:
+    told = run("serve", AUTOGLM_HTTP_PORT=str(free_port()), **here)
+    assert told.returncode == 1
+    assert "another agent runs" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_publish_prints_the_answer_that_comes_by_mqtt(start_agent: Callable[..., Agent]) -> None:
+    agent = start_agent(AUTOGLM_MQTT_URL="embedded", AUTOGLM_EMBEDDED_PORT=str(free_port()))
+    here = {"AUTOGLM_DATA_DIR": str(agent.data_dir)}
+    assert run("publish", "Major Tom", **here).stdout == "Major Tom\n"
+    whole = json.loads(run("publish", "Major Tom", "--json", **here).stdout)
+    assert whole["choices"][0]["message"]["content"] == "Major Tom"
+    refused = run("publish", "Hi", "--model", "nope", **here)
+    assert refused.returncode == 1
+    assert "nope" in refused.stderr
