@@ -40,7 +40,8 @@ class Mosquitto:
         config = self.folder / "mosquitto.conf"
         access = "" if "password_file" in self.extra else "allow_anonymous true"
         config.write_text(
-            f"listener {self.port} 127.0.0.1\n{access}\npersistence true\npersistence_location {self.folder}/\n"
+            f"listener {self.port} 127.0.0.1\n{access}\n"
+            f"persistence true\npersistence_location {self.folder}/\n"
             f"autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\nuser root\n{self.extra}\n"
         )
         with (self.folder / "mosquitto.log").open("ab") as log:
@@ -79,7 +80,7 @@ class Heard:
 class Client:
     """Publishes and listens at QoS 1. A context manager: connected inside."""
 
-    def __init__(self, port: int, *filters: str, version: str = "5", client_id: str = "") -> None:
+    def __init__(self, port: int, *filters: str, version: str = "5", client_id: str = "", login: str = "") -> None:
         v5 = version == "5"
         self.heard: list[Heard] = []
         self._news = threading.Condition()
@@ -92,6 +93,8 @@ class Client:
             protocol=paho.MQTTv5 if v5 else paho.MQTTv311,
             clean_session=None if v5 else not client_id,
         )
+        if login:
+            self._client.username_pw_set(*login.split(":"))
         self._client.max_inflight_messages_set(100)
         self._client.on_connect = self._connected
         self._client.on_subscribe = lambda *_: self._subscribed.set()
