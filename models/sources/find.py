@@ -135,7 +135,7 @@ async def _is_the_same(version: Version, origin: Origin, source: str) -> bool:
 
 
 def known(source: str, shelf: Shelf) -> Version | None:
-    """What `source` brought to the shelf earlier, or the Model of that name; needs no network.
+    """What `source` brought to the shelf earlier, or the Model (or "model:version") of that name; no network.
 
     None if there is none, or the catalog or the file has another content by now: then `pull` it.
     """
@@ -147,7 +147,7 @@ def known(source: str, shelf: Shelf) -> Version | None:
     path = None if _is_url(source) else _path(source)
     wanted = (source, str(path or Path(source).absolute()), web.without_secrets(source))
     for one in versions:
-        if one.manifest.source in wanted or one.model == source:
+        if one.manifest.source in wanted or source in (one.model, f"{one.model}:{one.version}"):
             changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
             return None if changed else one
     return None

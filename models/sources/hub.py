@@ -130,10 +130,11 @@ def as_hub_source(url: str) -> str | None:
 async def _list(repo: str) -> list[_Listed]:
     """All files of a repository, over the listing's pages."""
     rows: list[_Listed] = []
+    shown = f"{repo} on {urlsplit(_endpoint()).netloc}"
     page = f"{_endpoint()}/api/models/{repo}/tree/main?recursive=true"
     async with web.client() as client:
         for _ in range(_MAX_PAGES):
-            body, following = await web.get(client, page, headers(page), _MAX_LISTING, f"{repo} on the hub")
+            body, following = await web.get(client, page, headers(page), _MAX_LISTING, shown)
             try:
                 rows += _LISTING.validate_json(body)
             except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import ssl
@@ -69,6 +70,11 @@ class Site:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 (what is waited for happens in another thread or process)
+        await asyncio.sleep(0.01)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from models.errors import (
 from models.shelf import Shelf, Version
 from models.sources import Progress
 from tests.models.files import MIB, minimal_pairs, model_of, raw, sha256
-from tests.models.site import Served, Site
+from tests.models.site import Served, Site, until
 
 DATA = model_of(3 * MIB)
 OTHER = model_of(3 * MIB, salt=1)
@@ -36,11 +35,6 @@ OTHER = model_of(3 * MIB, salt=1)
 
 async def pull(source: str, shelf: Shelf, name: str | None = None) -> Version:
     return await sources.pull(source, shelf, name=name, report=lambda _: None)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 (what is waited for happens in another thread or process)
-        await asyncio.sleep(0.01)
 
 
 def left_over(shelf: Shelf) -> list[Path]:

