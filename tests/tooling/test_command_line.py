@@ -48,7 +48,7 @@ def test_help_tells_a_newcomer_what_to_do_next() -> None:
     told = run("--help").stdout
     assert "First steps" in told
     assert all(f"autoglm {command}" in told for command in ("serve", "generate", "publish", "pull"))
-    assert run().stdout == told
+    assert run().stdout.strip() == told.strip()
 
 
 def test_the_version_is_told() -> None:
@@ -144,7 +144,7 @@ def test_without_an_agent_a_command_says_how_to_start_one(
         (("pull", "no such thing"), {}, "no such thing", 1),
         (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "http_port", 2),
         (("bench", "--clients", "none"), {}, "--clients", 2),
-        (("generate",), {}, "PROMPT", 2),
+        (("generate",), {}, "prompt", 2),
         (("nonsense",), {}, "nonsense", 2),
     ],
 )
