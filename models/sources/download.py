@@ -28,10 +28,10 @@ _FLUSH_S = 0.5  # seconds
 class FromWeb:
     """A file behind a URL. `size` and `sha256` are what somebody trusted promises; None: nobody does."""
 
-    url: str
+    url: str = field(repr=False)
     sha256: str | None = None
     size: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def identity(self) -> str:

@@ -120,9 +120,9 @@ def headers(url: str) -> dict[str, str]:
 
 
 def as_hub_source(url: str) -> str | None:
-    """ "owner/repo[:file]" of the hub's page for a repository or a file; None for other addresses."""
+    """`owner/repo[:file]` of the hub's page for it; None for other addresses, and for one with a digest."""
     found = _PAGE.match(urlsplit(url).path)
-    if not found or not web.same_origin(url, _endpoint()):
+    if not found or "#" in url or not web.same_origin(url, _endpoint()):
         return None
     return found["repo"] + (f":{unquote(found['file'])}" if found["file"] else "")
 

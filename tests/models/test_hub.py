@@ -59,6 +59,13 @@ async def test_a_page_of_the_hub_is_as_good_as_its_name(hub: Hub, shelf: Shelf) 
     assert (await pull(page, shelf)).path.read_bytes() == Q4
 
 
+async def test_a_page_of_the_hub_with_a_digest_gives_that_content_or_nothing(hub: Hub, shelf: Shelf) -> None:
+    page = f"{hub.site.url}/owner/Tiny-GGUF/resolve/main/Tiny-Q8_0.gguf"
+    with pytest.raises(WrongDigest):
+        await pull(f"{page}#sha256={sha256(Q4)}", shelf)
+    assert (await pull(f"{page}#sha256={sha256(Q8)}", shelf)).path.read_bytes() == Q8
+
+
 @pytest.mark.parametrize(
     ("names", "best"),
     [

