@@ -1,4 +1,4 @@
-"""Which compiler builds the engine: GCC 12 must never meet AMX. The compilers are scripts that say who they are."""
+"""Which compiler builds the engine: GCC 12 must never meet AMX. Scripts that say who they are stand for them."""
 
 from __future__ import annotations
 
