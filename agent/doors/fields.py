@@ -14,6 +14,7 @@ MAX_STOP_CHARACTERS = 256
 MAX_BIASES = 1024
 MAX_TEMPLATE_KWARGS = 16
 MAX_TOKEN_ID = 2**31 - 1
+_TEMPLATES_OWN = ("messages", "add_generation_prompt", "bos_token", "eos_token", "tools")
 
 
 def wrong(message: str, *, param: str = "") -> PydanticCustomError:
@@ -111,6 +112,10 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
     for key, item in value.items():
         if not key.isidentifier() or not isinstance(item, str | int | float | None):
             raise wrong("must map names to strings, numbers, booleans or null")
+        if key in _TEMPLATES_OWN:
+            raise wrong(f"must not set '{key}'")
+        if isinstance(item, str):
+            text(item)
     return value
 
 

@@ -82,7 +82,7 @@ class Guard:
         status = 499 if exchange.gone and exchange.status == 0 else exchange.status or 500
         route = getattr(scope.get("route"), "path", "none")
         self._telemetry.http_requests.labels(route=route, status=status).inc()
-        tell = log.info if scope["method"] == "POST" or status >= 500 else log.debug
+        tell = log.info if scope["method"] == "POST" or status == 500 else log.debug
         tell(
             "http request",
             method=scope["method"],

@@ -149,6 +149,9 @@ def test_what_is_not_strict_json_is_refused_by_what_is_wrong(data: bytes, said: 
         ("audio", {"voice": "x"}),
         ("suffix", "end"),
         ("chat_template_kwargs", {"a": [1]}),
+        ("chat_template_kwargs", {"a": "\ud800"}),
+        ("chat_template_kwargs", {"messages": "a"}),
+        ("chat_template_kwargs", {"a b": 1}),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(field: str, value: Any) -> None:
