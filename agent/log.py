@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 
@@ -19,7 +19,7 @@ def configure(level: str = "info", format: Literal["auto", "text", "json"] = "au
     """Send structlog's events, and what libraries log by `logging`, to standard error in one format."""
     text = format == "text" or (format == "auto" and sys.stderr.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=(*SHARED, structlog.stdlib.add_logger_name),
@@ -35,6 +35,18 @@ def configure(level: str = "info", format: Literal["auto", "text", "json"] = "au
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # a second configure(), as in tests, must count
     )
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Whatever sys.stderr is at the time: a progress bar takes its place, to print above itself."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        pass
 
 
 def _renderers(text: bool) -> list[structlog.typing.Processor]:

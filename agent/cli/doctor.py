@@ -40,7 +40,7 @@ def doctor(json: bool) -> None:
         *_engine(),
         _agent(settings, node),
         _models(settings, node),
-        _broker(settings),
+        _broker(settings, node),
     ]
     if json:
         print_json([asdict(finding) for finding in findings])
@@ -115,19 +115,19 @@ def _models(settings: Settings, node: Node | None) -> Finding:
     )
 
 
-def _broker(settings: Settings) -> Finding:
-    if settings.mqtt_url is None:
+def _broker(settings: Settings, node: Node | None) -> Finding:
+    told = node.get("/status")["settings"] if node else settings.public()
+    url, port = told["mqtt_url"], told["embedded_port"]
+    if url is None:
         return Finding("mqtt", "note", "off; AUTOGLM_MQTT_URL=embedded or mqtt://host:port turns it on")
-    if settings.mqtt_url == "embedded":
-        host, port = "127.0.0.1", settings.embedded_port
+    if url == "embedded":
+        host, hint = "127.0.0.1", "it comes with serve"
     else:
-        parts = urlsplit(settings.mqtt_url)
-        host, port = parts.hostname or "", parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+        parts = urlsplit(url)
+        host, hint = parts.hostname or "", "is it up, and does a firewall let you through?"
+        port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
     if _listens(host, port):
         return Finding("mqtt", "ok", f"a broker listens at {host}:{port}")
-    hint = (
-        "it comes with serve" if settings.mqtt_url == "embedded" else "is it up, and does a firewall let you?"
-    )
     return Finding("mqtt", "note", f"no broker listens at {host}:{port}: {hint}")
 
 

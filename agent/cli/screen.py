@@ -53,6 +53,7 @@ class Bar:
             BarColumn(),
             DownloadColumn(),
             console=err,
+            transient=True,
         )
         self._task: TaskID | None = None
         self._phase = ""
@@ -64,16 +65,22 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._bar.stop()
+        self._end()
 
     def show(self, phase: str, done: int, total: int | None) -> None:
         if phase == "ready":
+            self._end()
             return
         if err.is_terminal:
             self._draw(phase, done, total)
         else:
             self._write(phase, done, total)
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def _draw(self, phase: str, done: int, total: int | None) -> None:
         if self._task is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.errors import CommandError
@@ -62,4 +65,5 @@ def _greet(settings: Settings) -> None:
     err.print(f"  HTTP   {url}/v1   (pages: {url}/docs)")
     err.print(f"  MQTT   {mqtt}")
     err.print(f"  Data   {settings.data_dir}", markup=False)
-    err.print('  Try    autoglm generate "What is an edge device?"   from another terminal; Ctrl-C ends this')
+    command = "autoglm" if shutil.which("autoglm") else os.path.relpath(sys.argv[0])
+    err.print(f'  Try    {command} generate "What is gravity?"   from another terminal; Ctrl-C ends this')

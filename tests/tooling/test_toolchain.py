@@ -1,4 +1,4 @@
-"""Which compiler builds the engine: GCC 12 must never meet AMX. Scripts that say who they are stand for them."""
+"""Which compiler builds the engine: GCC 12 must never meet AMX. Scripts that say who they are stand in."""
 
 from __future__ import annotations
 
