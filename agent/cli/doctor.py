@@ -97,7 +97,9 @@ def _agent(settings: Settings, node: Node | None) -> Finding:
     try:
         node.get("/readyz")
     except CommandError as error:
-        return Finding("agent", "broken", f"running at {node.where}, but not ready: {error}")
+        loading = node.get("/status")["worker"]["state"] == "loading"
+        says = f"running at {node.where}, but not ready: {error}"
+        return Finding("agent", "note" if loading else "broken", says)
     return Finding("agent", "ok", f"running and ready at {node.where}")
 
 
