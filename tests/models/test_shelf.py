@@ -169,8 +169,10 @@ def start_adding(shelf: Shelf) -> subprocess.Popen[bytes]:
     return started
 
 
-def test_killed_at_any_moment_there_are_whole_versions_and_after_a_sweep_nothing_else(shelf: Shelf) -> None:
-    for round_ in range(4):
+def test_two_processes_killed_at_once_leave_whole_versions_and_after_a_sweep_nothing_else(
+    shelf: Shelf,
+) -> None:
+    for round_ in range(2):
         first, second = start_adding(shelf), start_adding(shelf)
         time.sleep(0.05 + 0.037 * round_)
         for process in (first, second):
@@ -182,6 +184,66 @@ def test_killed_at_any_moment_there_are_whole_versions_and_after_a_sweep_nothing
         wanted = {f"sha256-{version.manifest.files[0].sha256}" for version in shelf.versions()}
         assert set(blobs(shelf)) == wanted
     assert shelf.versions(), "nothing was added in any round: the test tests nothing"
+
+
+KILL_AT_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from models.shelf import Shelf
+from tests.models.test_shelf import blobs, put
+
+STEPS = {"mkdir", "open", "write", "fsync", "rename", "unlink", "flock", "close", "__exit__"}
+
+def run_until(step, act):  # the exit status of a child that kills itself before its system call number `step`
+    pid = os.fork()
+    if pid == 0:
+        left = step
+        def count(frame, event, call):
+            nonlocal left
+            if event == "c_call" and call.__name__ in STEPS:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        act()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+def check(shelf, allowed):
+    found = {version.model: version.path.read_bytes() for version in shelf.versions()}
+    assert found in allowed, found
+    for version in shelf.versions():
+        shelf.verify(version)
+    shelf.sweep()
+    assert len(blobs(shelf)) == len(set(found.values())), (found, blobs(shelf))
+    assert not list(shelf.root.glob("manifests/*/.*"))
+
+ACTS = {
+    "add": ({}, lambda shelf: put(shelf, "m", b"new"), [{}, {"m": b"new"}]),
+    "replace": ({"m": b"old"}, lambda shelf: put(shelf, "m", b"old"), [{"m": b"old"}]),
+    "share": ({"n": b"x"}, lambda shelf: put(shelf, "m", b"x"), [{"n": b"x"}, {"n": b"x", "m": b"x"}]),
+    "remove": ({"m": b"old"}, lambda shelf: shelf.remove("m"), [{}, {"m": b"old"}]),
+}
+before, act, allowed = ACTS[sys.argv[2]]
+for step in range(1, 1000):
+    shelf = Shelf(Path(sys.argv[1]) / str(step))
+    for model, data in before.items():
+        put(shelf, model, data)
+    status = run_until(step, lambda: act(shelf))
+    check(shelf, allowed)
+    if status == 0:
+        break
+    assert status == signal.SIGKILL, status
+print(step)
+"""
+
+
+@pytest.mark.parametrize("act", ["add", "replace", "share", "remove"])
+def test_killed_at_any_step_of_a_change_the_shelf_is_as_before_or_as_after(tmp_path: Path, act: str) -> None:
+    command = [sys.executable, "-c", KILL_AT_EVERY_STEP, str(tmp_path), act]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10, "killed at hardly any step: the test tests nothing"
 
 
 class ShelfAsADictionary(RuleBasedStateMachine):
