@@ -10,20 +10,20 @@ AGING_S = 5.0
 
 
 class Bucket:
-    """`per_minute` units flow in; a minute's worth may be taken at once. Debts are waited out."""
+    """`per_minute` units flow in; a minute's worth may be taken at once."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self.per_minute = per_minute
         self._level = per_minute
         self._at = now
 
-    def wait(self, now: float) -> float:
-        """Seconds until the bucket is not empty; 0: come in."""
+    def wait(self, units: float, now: float) -> float:
+        """Seconds until so many can be taken; 0: now. More than a minute's worth wants a full bucket."""
         self._refill(now)
-        return 0.0 if self._level > 0 else (1e-9 - self._level) * 60 / self.per_minute
+        return max(0.0, min(units, self.per_minute) - self._level) * 60 / self.per_minute
 
     def take(self, units: float, now: float) -> None:
-        """Negative units are given back."""
+        """What is over the level is a debt, and waited out. Negative units are given back."""
         self._refill(now)
         self._level = min(self.per_minute, self._level - units)
 

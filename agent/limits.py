@@ -21,7 +21,7 @@ class Limits:
     def charge(self, sender: str, tokens: float, now: float) -> None:
         """One request of about so many tokens. Raises Overloaded with the seconds to wait."""
         requests, budget = self._of(sender, now)
-        wait = max((bucket.wait(now) for bucket in (requests, budget) if bucket), default=0.0)
+        wait = max(requests.wait(1, now) if requests else 0.0, budget.wait(tokens, now) if budget else 0.0)
         if wait > 0:
             raise Overloaded(f"the rate limit of {sender!r} is reached", retry_after=wait)
         if requests:

@@ -47,7 +47,7 @@ class Request:
     priority: int = 5  # 0 to 9, 9 is served first
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for fairness and limits: "http:<key name>", "mqtt:<sender>"
-    durable: bool = False  # run again after a Worker's death even if Chunks were out
+    durable: bool = False  # run again after a Worker's death even if Chunks were out: nobody has seen them
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -124,7 +124,8 @@ class Supervisor:
 
     async def _life(self) -> str:
         """One Worker from start to end: why it ended."""
-        self._enter(State.LOADING, "the model is loading")
+        again = f" again, after this: {self.reason}" if self.deaths else ""
+        self._enter(State.LOADING, f"the model is loading{again}")
         self.share = 0.0
         began = time.monotonic()
         async with self._spawned() as link:

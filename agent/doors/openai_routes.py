@@ -68,7 +68,9 @@ def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Resp
     name = _name(node, body.model or "")
     caller.needs_model(name)
     id = new_id(body)
-    tickets = submit_all(node.serving, requests(body, node.settings, id=id, sender=caller.sender))
+    # What is not streamed nobody has seen yet: a Worker's death may begin it anew.
+    asked = requests(body, node.settings, id=id, sender=caller.sender, durable=not body.stream)
+    tickets = submit_all(node.serving, asked)
     if body.stream:
         return EventStream(tickets, Stream(body, id=id, model=name))
     return WholeAnswer(tickets, Answer(body, id=id, model=name))
