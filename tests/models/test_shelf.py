@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,19 @@ def test_two_processes_killed_at_once_leave_whole_versions_and_after_a_sweep_not
         wanted = {f"sha256-{version.manifest.files[0].sha256}" for version in shelf.versions()}
         assert set(blobs(shelf)) == wanted
     assert shelf.versions(), "nothing was added in any round: the test tests nothing"
+
+
+def test_what_many_add_and_remove_at_once_is_all_there_and_nothing_else(shelf: Shelf) -> None:
+    def work(number: int) -> None:
+        put(shelf, f"m{number}", b"%d" % number)
+        if number % 3 == 0:
+            shelf.remove(f"m{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    wanted = {f"m{number}": b"%d" % number for number in range(40) if number % 3}
+    assert {version.model: version.path.read_bytes() for version in shelf.versions()} == wanted
+    assert len(blobs(shelf)) == len(wanted)
 
 
 KILL_AT_EVERY_STEP = """
