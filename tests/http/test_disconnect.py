@@ -94,11 +94,6 @@ def test_a_worker_that_dies_in_mid_stream_is_an_error_event_and_the_end(echo_age
     echo_agent.wait("/readyz")
 
 
-def test_a_worker_that_dies_before_the_first_token_costs_nothing_but_time(echo_agent: Agent) -> None:
-    answer = echo_agent.chat("fine after all")
-    assert answer.status_code == 200
-
-
 def test_a_caller_who_leaves_in_mid_body_is_no_fault_of_the_node(echo_agent: Agent) -> None:
     before = echo_agent.metric("http_requests_total")
     with dial(echo_agent) as client:
