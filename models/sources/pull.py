@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-import structlog
-
 from models.errors import ModelError, NoRoom, WrongDigest
 from models.gguf import read_header
 from models.manifest import File
@@ -16,8 +14,6 @@ from models.sources.find import find_out, on_shelf
 from models.sources.origin import Found, key_of
 from models.sources.progress import Meter, Report
 from models.sources.threads import in_thread
-
-log = structlog.get_logger()
 
 
 async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Report) -> Version:
@@ -44,7 +40,6 @@ async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
         # Another pull may have brought it while this one waited for the folder.
         version = await on_shelf(found, shelf) or await _bring(found, folder, shelf, meter)
         await in_thread(work.finish, shelf, key)
-        log.info("on the shelf", model=version.model, version=version.version, source=found.source)
         return version
 
 
