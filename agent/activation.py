@@ -101,15 +101,17 @@ class Activation:
                 if old is not None:
                     await self._serving.drain(self._settings.drain_s)
                     await self._end(old)
-                offered = await self._load(version)
-                if offered is None and former:
+                loaded = await self._load(version)
+                if not loaded and former and self._supervisor:
                     log.error("the new Version does not load: back to the former", version=version.version)
+                    await self._end(self._supervisor)
                     await self._load(self._shelf.get(former[0].name, former[0].version))
+                    raise ModelError(f"version {version.version} does not load; the former one serves on")
             finally:
                 self._serving.hold("")
 
-    async def _load(self, version: Version) -> Offered | None:
-        """Start a supervisor and wait for the first load; None: it failed (the supervisor goes on trying)."""
+    async def _load(self, version: Version) -> bool:
+        """Start a supervisor, wait for the first load. False: it failed; the supervisor goes on trying."""
         offered = await asyncio.to_thread(describe, version)
         launch = Launch(
             offered.name,
@@ -124,7 +126,17 @@ class Activation:
         self._serving.attach(offered, supervisor)
         self._running = self._tasks().create_task(supervisor.run())
         await supervisor.settled.wait()
-        return offered if supervisor.state is State.READY else None
+        return supervisor.state is State.READY
+
+    def _on_shelf(self, source: str) -> Version | None:
+        """A Version that needs no look at the source. A local file may have changed: that is looked at."""
+        is_file = Path(source).is_file()
+        for version in self._shelf.versions():
+            if source in (version.model, f"{version.model}:{version.version}"):
+                return version
+            if source == version.manifest.source and not is_file:
+                return version
+        return None
 
     def _tasks(self) -> asyncio.TaskGroup:
         if self._group is None:
@@ -153,9 +165,8 @@ class Activation:
 
     async def _wanted(self) -> Version:
         source = self._settings.model
-        for version in await asyncio.to_thread(self._shelf.versions):
-            if source in (version.model, version.manifest.source, f"{version.model}:{version.version}"):
-                return version
+        if version := await asyncio.to_thread(self._on_shelf, source):
+            return version
         self._serving.hold(f"the model {source} is being pulled")
         return await pull(source, self._shelf, report=self._report or (lambda _: None))
 

@@ -7,12 +7,13 @@ import platform
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         validation_alias=AliasChoices("AUTOGLM_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "max_batch_size"),
-    )  # slots; None: 32, or fewer where memory is short
+    )  # slots; None: 32 with a GPU, 16 without, or fewer where memory is short
     engine: str = "llama"
     context: int | None = Field(
         default=None, ge=64
@@ -89,7 +90,7 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     body_timeout_s: float = Field(default=30, gt=0)
-    allowed_hosts: list[str] = []  # besides loopback names and http_host; "*" allows all
+    allowed_hosts: Annotated[list[str], NoDecode] = []  # besides loopback names and http_host; "*": all
     api_keys: list[ApiKey] = []  # none: no key is asked for
     anonymous_limit: RateLimit = RateLimit()
 
@@ -108,6 +109,13 @@ class Settings(BaseSettings):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _hosts_by_comma(cls, value: Any) -> Any:
+        return (
+            [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("mqtt_url")
     @classmethod

@@ -11,11 +11,12 @@ from agent.offered import Offered
 from agent.probe import Probes
 
 DEFAULT_CONTEXT = 4096  # tokens
-DEFAULT_SLOTS = 32
+DEFAULT_SLOTS = 32  # with a GPU; on a CPU more rows hardly gain anything, and each slot takes memory
+CPU_SLOTS = 16
 STEP_TOKENS = 512  # the most that one step carries
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
 TRIAL = {"slots": 4, "context": 256, "step_tokens": 128}
-MEMORY_SHARE = 0.5  # of what is available, for the KV cache
+MEMORY_SHARE = 0.25  # of what is available, for the KV cache
 
 
 def cores() -> int:
@@ -31,6 +32,11 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is here, on a card or a Jetson; the build may still not use it."""
+    return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
 
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
@@ -83,7 +89,8 @@ def _slots(kv_type: str, offered: Offered, context: int) -> int:
     number = KV_BYTES.get(kv_type, KV_BYTES["f16"])
     each = context * offered.header.kv_width * number
     room = max(0, available_memory() - offered.size) * MEMORY_SHARE
-    return max(1, min(DEFAULT_SLOTS, int(room / each) if each else DEFAULT_SLOTS))
+    most = DEFAULT_SLOTS if has_gpu() else CPU_SLOTS
+    return max(1, min(most, int(room / each) if each else most))
 
 
 def _siblings(cpu: int) -> str:

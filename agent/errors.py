@@ -8,7 +8,8 @@
     |-- NotFound               404  unknown model or route
     |-- Conflict               409  the id is in use for another body
     |-- TooLarge               413
-    |-- Overloaded             429  queue full or rate limit; has retry_after
+    |-- Overloaded             429  queue full; has retry_after
+    |   `-- RateLimited        429  this caller's limit; has retry_after
     |-- Cancelled              499  the caller went away
     |-- Unavailable            503  no model is ready; has retry_after
     |-- WorkerLost             503  the Worker died after the answer had begun
@@ -83,6 +84,10 @@ class Overloaded(AgentError):
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+
+class RateLimited(Overloaded):
+    pass
 
 
 class Cancelled(AgentError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from agent.admission import Bucket
 from agent.config import RateLimit, Settings
-from agent.errors import Overloaded
+from agent.errors import RateLimited
 
 MANY = 4096  # senders remembered; beyond, those with full buckets are forgotten
 
 
 class Limits:
-    """Senders are "http:<key name>" and "mqtt:<sender>"; both kinds of bucket must have something in them."""
+    """Senders are "http:<key name>", "mqtt:<sender>" and "local"; both kinds of bucket must have enough."""
 
     def __init__(self, settings: Settings) -> None:
         self._keys: dict[str, RateLimit] = {f"http:{key.name}": key for key in settings.api_keys}
@@ -19,11 +19,11 @@ class Limits:
         self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
 
     def charge(self, sender: str, tokens: float, now: float) -> None:
-        """One request of about so many tokens. Raises Overloaded with the seconds to wait."""
+        """One request of about so many tokens. Raises RateLimited with the seconds to wait."""
         requests, budget = self._of(sender, now)
         wait = max(requests.wait(1, now) if requests else 0.0, budget.wait(tokens, now) if budget else 0.0)
         if wait > 0:
-            raise Overloaded(f"the rate limit of {sender!r} is reached", retry_after=wait)
+            raise RateLimited(f"the rate limit of {sender!r} is reached", retry_after=wait)
         if requests:
             requests.take(1, now)
         if budget:
@@ -49,6 +49,8 @@ class Limits:
     def _limit(self, sender: str) -> RateLimit:
         if sender.startswith("mqtt:"):
             return self._mqtt
+        if sender == "local":  # the agent's own user, by the unix socket
+            return RateLimit()
         return self._keys.get(sender, self._anonymous)
 
     def _forget(self, now: float) -> None:

@@ -95,6 +95,8 @@ class Node:
         self.serving.close()
         await self.serving.drain(self.settings.drain_s)
         await self.activation.close()
+        self.serving.abandon()
+        await asyncio.sleep(0)  # the doors hear of it before they are closed
 
     async def _tell_systemd(self) -> None:
         await self.activation.settled.wait()

@@ -144,6 +144,13 @@ class Serving:
         """Take nothing in any more."""
         self._closed = True
 
+    def abandon(self) -> None:
+        """The agent ends: whoever still waits is told."""
+        left = [entry.item for entry in self._queue.entries] + list(self._working.values())
+        self._queue, self._working = FairQueue(), {}
+        for job in left:
+            self._fail(job, Unavailable("the agent is stopping", retry_after=5))
+
     async def drain(self, seconds: float) -> bool:
         """Wait until the Worker has no Request; False: some were left when the time was up."""
         with contextlib.suppress(TimeoutError):

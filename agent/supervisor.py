@@ -100,6 +100,7 @@ class Supervisor:
             log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)
             await self._pause(pause)
         self._enter(State.STOPPED, "stopped")
+        self.listener.worker_lost("stopped")
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Ask the Worker to end; `run` returns. It is killed where it does not within `grace_s`."""

@@ -1,6 +1,6 @@
 """Greedy decoding of each prompt alone, by llama.cpp with nothing around it. Run as a program: prints JSON.
 
-For each prompt: its answer's pieces, and at each the margin, which is how far the best logit is above the second.
+For each prompt: its answer's pieces, and at each the margin: how far the best logit is above the second.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Greedy answers of the batcher are those of llama.cpp alone, with the same KV type and flash attention.
 
-Exactly, with one Sequence. In a full batch sums are taken in another order, so a logit may differ in its last
-digits, and where the two best are nearly equal the other one may win. How that is judged: the reference tells by
-how much the best logit was ahead at each token; up to the first token where that was less than NOISE, the text
-must be the same. From there on both texts are right, and they are not compared.
+Exactly, with one Sequence. In a full batch sums are taken in another order, so a logit may differ in its
+last digits, and where the two best are nearly equal the other one may win. How that is judged: the reference
+tells by how much the best logit was ahead at each token; up to the first token where that was less than NOISE,
+the text must be the same. From there on both texts are right, and they are not compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import pytest
 
 from tests.support.agent import Agent
 
-NOISE = 0.2  # logits; the greatest difference seen between a batch of 8 and one Sequence is below a half of it
+NOISE = (
+    0.2  # logits; the greatest difference seen between a batch of 8 and one Sequence is below a half of it
+)
 COUNT = 24  # tokens
 SUBJECTS = ["rain", "bread", "the moon", "trains", "glass", "bees", "chess", "rivers"]
 SYSTEM = "<|im_start|>system\nYou are a careful assistant who answers in short sentences.<|im_end|>\n"
@@ -102,7 +104,9 @@ def test_a_seed_gives_the_same_text_alone_and_again(fixed: Agent) -> None:
 
 
 def test_many_byte_characters_and_stop_strings_stream_as_the_unstreamed_text(fixed: Agent) -> None:
-    prompt = "The emoji for joy, love, a cat and rain, and 'hello' in Chinese and Japanese: 😀 ❤️ 🐱 🌧️ 你好 こんにちは. Again: 😀"
+    prompt = (
+        "Emoji for joy, love, a cat, rain, and 'hello' in two languages: 😀 ❤️ 🐱 🌧️ 你好 こんにちは. Again: 😀"
+    )
     for stop in (None, ["你"], ["\n", " 🐱"]):
         body: dict[str, Any] = {"prompt": prompt, "max_tokens": COUNT, "temperature": 0, "stop": stop}
         whole = complete_with(fixed, body)
@@ -118,5 +122,7 @@ def test_many_byte_characters_and_stop_strings_stream_as_the_unstreamed_text(fix
 
 
 def complete_with(agent: Agent, body: dict[str, Any]) -> str:
-    text: str = httpx.post(f"{agent.base_url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
+    text: str = httpx.post(f"{agent.base_url}/v1/completions", json=body, timeout=60).json()["choices"][0][
+        "text"
+    ]
     return text

@@ -1,4 +1,4 @@
-"""The scheduler against an Engine that checks its KV cache: whatever comes and goes, every answer is right."""
+"""The scheduler with an Engine that checks its KV cache: whatever comes and goes, every answer is right."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class House:
         for index in range(n):
             sampler = self.engine.sampler(Sampling(), prompt, index)
             self.scheduler.add(
-                Sequence(group, index, min(limit, CONTEXT - len(prompt)), sampler, Text(), (-priority, self.count))
+                Sequence(
+                    group, index, min(limit, CONTEXT - len(prompt)), sampler, Text(), (-priority, self.count)
+                )
             )
         return start.id
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.agent import Agent
@@ -14,9 +16,7 @@ from tests.support.agent import Agent
 @pytest.fixture(scope="module")
 def slow(start_agent: Callable[..., Agent]) -> Agent:
     """One slot, and answers that take their time."""
-    return start_agent(
-        ECHO_STEP_SECONDS="0.02", AUTOGLM_MAX_BATCH_SIZE="1", AUTOGLM_QUEUE_REQUESTS="12"
-    )
+    return start_agent(ECHO_STEP_SECONDS="0.02", AUTOGLM_MAX_BATCH_SIZE="1", AUTOGLM_QUEUE_REQUESTS="12")
 
 
 def fill(pool: ThreadPoolExecutor, agent: Agent, count: int, text: str = "0123456789" * 3) -> list[object]:
@@ -59,16 +59,17 @@ def test_a_higher_priority_is_served_before_those_that_wait(slow: Agent) -> None
     assert order[0] == "high"
 
 
-def test_a_key_over_its_rate_gets_429_and_others_do_not(start_agent: Callable[..., Agent], tmp_path) -> None:
+def test_a_key_over_its_rate_gets_429_and_others_do_not(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(
-        '[[api_keys]]\nname = "small"\nkey = "s"\nrequests_per_minute = 2\n[[api_keys]]\nname = "big"\nkey = "b"\n'
+        '[[api_keys]]\nname = "small"\nkey = "s"\nrequests_per_minute = 2\n'
+        '[[api_keys]]\nname = "big"\nkey = "b"\n'
     )
     agent = start_agent(AUTOGLM_CONFIG=str(config))
 
     def ask(key: str) -> int:
-        import httpx
-
         body = {"messages": [{"role": "user", "content": "hello"}]}
         headers = {"authorization": f"Bearer {key}"}
         url = f"{agent.base_url}/v1/chat/completions"

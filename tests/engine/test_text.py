@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ STOPS = st.lists(st.text(st.sampled_from("ab \n€漢🙂<|>"), min_size=1, max_
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[left:right] for left, right in zip(edges, edges[1:], strict=False)]
+    return [data[left:right] for left, right in pairwise(edges)]
 
 
 def shown(data: bytes, cuts: list[int], stops: list[str]) -> list[str]:
@@ -42,7 +44,9 @@ def test_byte_by_byte_the_text_ends_before_the_stop_string_that_is_whole_first(
     expected = answer
     if ends:
         first = min(ends)
-        expected = answer[: min(answer.find(s) for s in stops if s in answer and answer.find(s) + len(s) == first)]
+        expected = answer[
+            : min(answer.find(s) for s in stops if s in answer and answer.find(s) + len(s) == first)
+        ]
     assert "".join(shown(answer.encode(), list(range(200)), stops)) == expected
 
 
@@ -58,5 +62,7 @@ def test_no_piece_has_a_cut_character(answer: str, cuts: list[int]) -> None:
 
 
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40)))
-def test_invalid_bytes_become_replacement_characters_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+def test_invalid_bytes_become_replacement_characters_however_they_are_cut(
+    data: bytes, cuts: list[int]
+) -> None:
     assert "".join(shown(data, cuts, [])) == data.decode("utf-8", "replace")

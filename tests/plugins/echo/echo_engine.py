@@ -2,7 +2,8 @@
 
 A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
 of the answer, `<hang>` stops the process, `<oom>` dies as the OOM killer would have it, `<slow S>` sleeps S
-seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its slot holds is an EngineError.
+seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its
+slot holds is an EngineError.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress
@@ -20,6 +23,7 @@ from agent.request import Sampling, TokenLogprob
 
 END = 256
 VOCABULARY = 257
+BROKEN = 13.0  # a model whose last weight is this does not load
 
 
 @dataclass
@@ -115,8 +119,13 @@ def _obey(sampler: EchoSampler) -> None:
 
 
 def load(model: str, settings: Mapping[str, Any], progress: Progress) -> EchoEngine:
-    if "broken" in model:
+    if Path(model).read_bytes().endswith(struct.pack("<f", BROKEN)):
         raise EngineError("this model is broken")
+    if trials := settings.get("count_loads_in"):
+        with Path(trials).open("a") as file:
+            file.write("load\n")
+    if settings.get("crash") or (settings.get("crash_with_extras") and settings.get("extra_bufts", True)):
+        os.kill(os.getpid(), signal.SIGSEGV)
     progress(1.0)
     info = EngineInfo(
         engine="echo",

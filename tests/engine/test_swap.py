@@ -1,0 +1,64 @@
+"""A new Version is loaded by drain and swap: no Request is dropped, and a bad one is taken back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.agent import Agent
+from tests.support.gguf_file import write_gguf
+
+
+def pull(agent: Agent, source: Path) -> list[dict[str, Any]]:
+    """What the agent tells of a pull, row by row."""
+    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
+        answer = client.post("/api/pull", json={"source": str(source), "name": "echo"})
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def version(agent: Agent) -> str:
+    name: str = agent.status()["models"][0]["version"]
+    return name
+
+
+def test_a_swap_drops_no_request(start_agent: Callable[..., Agent], tmp_path: Path) -> None:
+    agent = start_agent(ECHO_STEP_SECONDS="0.01")
+    before = version(agent)
+    newer = write_gguf(tmp_path / "newer.gguf", salt=1)
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(agent.chat, f"request {at} " + "x" * 30) for at in range(24)]
+        time.sleep(0.1)
+        rows = pool.submit(pull, agent, newer)
+        answers += [pool.submit(agent.chat, f"later {at}") for at in range(8)]
+        assert [one.result().status_code for one in answers] == [200] * len(answers)
+    assert rows.result()[-1]["version"] == version(agent) != before
+    assert agent.metric("worker_restarts_total") == 0
+
+
+def test_a_version_that_does_not_load_is_taken_back(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    agent = start_agent()
+    before = version(agent)
+    rows = pull(agent, write_gguf(tmp_path / "bad.gguf", salt=13))
+    assert "does not load" in rows[-1]["error"]["message"]
+    agent.wait("/readyz")
+    assert version(agent) == before
+    assert agent.chat("still here").json()["choices"][0]["message"]["content"] == "still here"
+
+
+def test_a_second_start_needs_no_source(start_agent: Callable[..., Agent], tmp_path: Path) -> None:
+    model = write_gguf(tmp_path / "gone.gguf", salt=2)
+    agent = start_agent(AUTOGLM_MODEL=str(model))
+    agent.stop()
+    model.unlink()
+    agent.environment["AUTOGLM_MODEL"] = "gone"
+    agent.start()
+    assert agent.chat("hello").status_code == 200
