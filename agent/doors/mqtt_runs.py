@@ -1,7 +1,7 @@
 """From the inbox to serving and back: claims prompts in the order of arrival, runs them, keeps their results.
 
-What serving does not take now (queue full, rate limit) goes back to the inbox, and its sender is held for a
-while, so that a sender's prompts stay in order and nothing but what runs is in memory.
+What serving does not take now goes back to the inbox: at a sender's rate limit that sender is held for a
+while, at a full queue all are, so that prompts stay in order and only what runs is in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.doors.mqtt_intake import encode, error_payload, read_body
 from agent.doors.mqtt_tokens import Tokens
 from agent.doors.mqtt_topics import Topics
 from agent.doors.openai import Body, requests
-from agent.errors import AgentError, Cancelled, InternalError, Overloaded, Unavailable
+from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
 from agent.request import Request
 from agent.serving import Serving
 from agent.telemetry import Telemetry
@@ -31,6 +31,7 @@ from cloud_sync.state import MAX_LIVES, Prompt, State, StateError
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
 RETRY_S = 1.0  # after the database did not take a write
 HOLD_S = 10.0  # the longest that a sender is held at once
+FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all are held at a full queue; doubles
 
 log = structlog.get_logger()
 
@@ -58,9 +59,11 @@ class Runs:
         self._settings, self._serving, self._telemetry = settings, serving, telemetry
         self._state, self._topics, self._out = state, topics, out
         # Enough that the Worker never waits for the disk, few enough to hold in memory.
-        self._most = max(16, 2 * (settings.max_batch_size or 32))
+        self._most = min(settings.queue_requests, max(16, 2 * (settings.max_batch_size or 32)))
         self._running: set[int] = set()
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
+        self._full_until = 0.0
+        self._full_s = FULL_S
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -72,8 +75,10 @@ class Runs:
                 await self._resume()
                 while True:
                     self._wake.clear()
-                    if not await self._start_some(group):
-                        await self._rest()
+                    wait = await self._start_some(group)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait):
+                            await self._wake.wait()
         finally:
             with contextlib.suppress(StateError):  # then they count as an attempt, no more
                 await self._state.release(self._running)
@@ -86,12 +91,16 @@ class Runs:
                 return
             await asyncio.sleep(RETRY_S)
 
-    async def _start_some(self, group: asyncio.TaskGroup) -> bool:
-        """Whether there may be more to start at once."""
+    async def _start_some(self, group: asyncio.TaskGroup) -> float | None:
+        """Seconds until there may be more to start; None: not before something happens."""
         free = self._most - len(self._running)
-        if free <= 0 or not self._serving.ready()[0]:
-            return False
+        if free <= 0:
+            return None
+        if not self._serving.ready()[0]:
+            return NOT_READY_S
         now = time.monotonic()
+        if now < self._full_until:
+            return self._full_until - now
         self._held = {sender: until for sender, until in self._held.items() if until > now}
         try:
             prompts = await self._state.claim(free, self._held)
@@ -99,24 +108,18 @@ class Runs:
             log.error("prompts could not be claimed", error=str(error))
             await asyncio.sleep(RETRY_S)
             await self._resume()  # the disk may have it all the same
-            return True
+            return 0.0
         self._running.update(prompt.seq for prompt in prompts)
         back = [prompt.seq for prompt in prompts if not self._start(prompt, group)]
         if back:
             await self._give_back(back)
-        return len(prompts) == free
-
-    async def _rest(self) -> None:
-        waits = [until - time.monotonic() for until in self._held.values()]
-        if not self._serving.ready()[0]:
-            waits.append(NOT_READY_S)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(waits)) if waits else None):
-                await self._wake.wait()
+        if back or len(prompts) == free:
+            return 0.0
+        return min((until - now for until in self._held.values()), default=None)
 
     def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
-        if prompt.sender in self._held:
+        if prompt.sender in self._held or time.monotonic() < self._full_until:
             return False
         tickets: list[Ticket] = []
         try:
@@ -133,6 +136,7 @@ class Runs:
             _cancel(tickets)
             group.create_task(self._finish(prompt, error_payload(error, prompt.id, prompt.sender)))
             return True
+        self._full_s = FULL_S
         group.create_task(self._run(prompt, body, tickets))
         return True
 
@@ -146,8 +150,13 @@ class Runs:
         return [replace(one, deadline=time.monotonic() + body.timeout - waited) for one in made]
 
     def _hold(self, sender: str, error: AgentError) -> None:
-        wait = min(HOLD_S, error.retry_after or RETRY_S) * random.uniform(1, 1.2)  # noqa: S311
-        self._held[sender] = time.monotonic() + wait
+        spread = random.uniform(1, 1.2)  # noqa: S311
+        if isinstance(error, RateLimited):
+            wait = min(HOLD_S, error.retry_after or RETRY_S)
+            self._held[sender] = time.monotonic() + wait * spread
+        else:
+            self._full_until = time.monotonic() + self._full_s * spread
+            self._full_s = min(2 * self._full_s, FULL_MOST_S)
 
     async def _run(self, prompt: Prompt, body: Body, tickets: list[Ticket]) -> None:
         model = self._serving.offered()[0].name
