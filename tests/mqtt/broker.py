@@ -80,7 +80,9 @@ class Heard:
 class Client:
     """Publishes and listens at QoS 1. A context manager: connected inside."""
 
-    def __init__(self, port: int, *filters: str, version: str = "5", client_id: str = "", login: str = "") -> None:
+    def __init__(
+        self, port: int, *filters: str, version: str = "5", client_id: str = "", login: str = ""
+    ) -> None:
         v5 = version == "5"
         self.heard: list[Heard] = []
         self._news = threading.Condition()

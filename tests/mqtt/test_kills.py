@@ -1,16 +1,19 @@
 """Agent, Worker and broker are killed under load; each accepted prompt keeps one distinct result.
 
-How it is judged: a prompt is "acked" when its row is in the inbox, because the row is committed before the PUBACK is
-sent; the inbox is read from the database of each killed agent. Each of those, and each that the publisher's broker
-took, must end with exactly one distinct payload at its receiver, which must be the stored one.
+How it is judged: a prompt is "acked" when its row is in the inbox, because the row is committed before the
+PUBACK is sent; the inbox is read from the database of each killed agent. Each of those, and each that the
+broker took from the publisher, must end with exactly one distinct payload at its receiver, the stored one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -25,9 +28,9 @@ from tests.mqtt.conftest import Node
 from tests.support.agent import Agent
 
 
-def stored(state: Path) -> dict[str, bytes | None]:
-    """Each accepted id and its result, from the database as a killed agent left it."""
-    copy = state.with_name(f"copy-{time.monotonic_ns()}")
+def stored(state: Path, folder: Path | None = None) -> dict[str, bytes | None]:
+    """Each accepted id and its result, from a copy (in `folder`) of the database as it is on the disk."""
+    copy = (folder or state.parent) / f"copy-{time.monotonic_ns()}"
     for suffix in ("", "-wal"):
         if (part := state.with_name(state.name + suffix)).exists():
             shutil.copy(part, copy.with_name(copy.name + suffix))
@@ -49,7 +52,7 @@ def payloads(heard: list[Heard]) -> dict[str, set[bytes]]:
 class Load:
     """Publishes prompts one after the other until told to stop."""
 
-    def __init__(self, node: Node, client: Client, prefix: str, pause: float = 0.005) -> None:
+    def __init__(self, node: Node, client: Client, prefix: str, pause: float = 0.02) -> None:
         self.ids: list[str] = []
         self._node, self._client, self._prefix, self._pause = node, client, prefix, pause
         self._stop = threading.Event()
@@ -85,7 +88,7 @@ def test_each_acked_prompt_has_one_distinct_result_however_the_agent_is_killed(
     moments = random.Random(5)
     with node.client(node.topic("results", "#"), client_id=f"receiver-{version}") as client:
         with Load(node, client, "k") as load:
-            for _ in range(6):
+            for _ in range(5):
                 time.sleep(moments.uniform(0.0, 0.7))
                 node.agent.kill()
                 for id, result in stored(node.state).items():
@@ -137,22 +140,18 @@ def test_a_killed_worker_costs_no_prompt(node5: Node) -> None:
         for _ in range(2):
             pid = node5.agent.worker_pid
             assert pid is not None
-            signal.pidfd_send_signal(_pidfd(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             client.wait(lambda heard, pid=pid: node5.agent.worker_pid not in (None, pid))
         for number in range(12):
             [result] = client.on(node5.topic("results", "w", f"w-{number}"))
             assert result.json["choices"][0]["message"]["content"] == f"answer {number}"
-            tokens = [one.json for one in client.heard if one.topic == node5.topic("tokens", "w", f"w-{number}")]
+            tokens = [
+                one.json for one in client.heard if one.topic == node5.topic("tokens", "w", f"w-{number}")
+            ]
             last = max(one["attempt"] for one in tokens)
             final = [one for one in tokens if one["attempt"] == last]
             assert [one["seq"] for one in final] == list(range(len(final)))
             assert "".join(one["text"] for one in final) == f"answer {number}"
-
-
-def _pidfd(pid: int) -> int:
-    import os
-
-    return os.pidfd_open(pid)
 
 
 def test_a_prompt_that_kills_workers_gets_an_error_and_its_neighbours_their_results(node5: Node) -> None:
@@ -169,11 +168,9 @@ def test_a_prompt_that_kills_workers_gets_an_error_and_its_neighbours_their_resu
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    import subprocess
-
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting needs root")
     yield disk
@@ -181,23 +178,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_not_acked_for_and_serving_goes_on(
-    start_agent: Callable[..., Agent], broker: Mosquitto, small_disk: Path
+    start_agent: Callable[..., Agent], broker: Mosquitto, small_disk: Path, tmp_path: Path
 ) -> None:
     agent = start_agent(
-        data_dir=small_disk / "data", AUTOGLM_NODE="full", AUTOGLM_MQTT_URL=broker.url, AUTOGLM_LOG_LEVEL="error"
+        data_dir=small_disk / "data",
+        AUTOGLM_NODE="full",
+        AUTOGLM_MQTT_URL=broker.url,
+        AUTOGLM_LOG_LEVEL="error",
     )
     node = Node(agent, broker, "full")
     with node.client(node.topic("results", "#"), node.topic("status")) as client:
         client.publish(node.topic("prompts"), chat("before", "there is room"))
         client.on(node.topic("results", "before"))
         ballast = small_disk / "ballast"
-        with ballast.open("wb") as file:
-            file.write(b"x" * (shutil.disk_usage(small_disk).free - 4096))
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 20)):
+                pass
         for number in range(5):
-            client.publish(node.topic("prompts"), chat(f"full-{number}", "no room " * 5000))
+            client.publish(node.topic("prompts"), chat(f"full-{number}", "no room " * 60_000))
         client.wait(lambda heard: heard[-1].json.get("state") == "offline")
         assert agent.chat("the disk is full").status_code == 200
         assert httpx.get(agent.base_url + "/readyz").status_code == 200
+        assert "SQLITE_FULL" in agent.log
+        assert not any(id.startswith("full") for id in stored(node.state, tmp_path))
         ballast.unlink()
         for number in range(5):
             [result] = client.on(node.topic("results", f"full-{number}"))

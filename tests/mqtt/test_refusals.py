@@ -1,4 +1,4 @@
-"""What bad input gets: an error at its address or on `errors`, an ack, a count, and nothing else disturbed."""
+"""What bad input gets: an error at its address or on `errors`, an ack, a count; nothing else is disturbed."""
 
 from __future__ import annotations
 

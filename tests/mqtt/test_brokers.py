@@ -1,0 +1,228 @@
+"""Brokers that are far, locked, away or built in."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mqtt.broker import Client, Mosquitto, chat
+from tests.support.agent import Agent, free_port
+
+LOGIN = "edge:p@ss/word"
+
+
+def wait_for_log(agent: Agent, text: str, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while text not in agent.log:
+        assert time.monotonic() < until, agent.log[-3000:]
+        time.sleep(0.05)
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.crt, and a server's and a client's certificate and key that it signed."""
+    folder = tmp_path_factory.mktemp("certificates")
+    new = ["req", "-newkey", "rsa:2048", "-nodes"]
+    openssl(
+        folder, *new, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.crt"
+    )
+    for name in ("server", "client"):
+        openssl(folder, *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+        signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
+        openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def locked(certificates: Path, start_broker: Callable[..., Mosquitto]) -> tuple[Mosquitto, int]:
+    """A broker with TLS, client certificates and a password; and a port of its without TLS."""
+    passwords = certificates / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, *LOGIN.split(":")], check=True)
+    plain = free_port()
+    broker = start_broker(
+        f"password_file {passwords}\ncafile {certificates}/ca.crt\ncertfile {certificates}/server.crt\n"
+        f"keyfile {certificates}/server.key\nrequire_certificate true\nlistener {plain} 127.0.0.1"
+    )
+    return broker, plain
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_tls_with_certificates_and_a_password_by_settings_or_url(
+    start_agent: Callable[..., Agent], locked: tuple[Mosquitto, int], certificates: Path, version: str
+) -> None:
+    broker, plain = locked
+    at = f"127.0.0.1:{broker.port}"
+    agent = start_agent(
+        AUTOGLM_NODE="locked",
+        AUTOGLM_MQTT_VERSION=version,
+        AUTOGLM_MQTT_CA_FILE=str(certificates / "ca.crt"),
+        AUTOGLM_MQTT_CERT_FILE=str(certificates / "client.crt"),
+        AUTOGLM_MQTT_KEY_FILE=str(certificates / "client.key"),
+        **(
+            {"AUTOGLM_MQTT_URL": f"mqtts://edge:p%40ss%2Fword@{at}"}
+            if version == "5"
+            else {
+                "AUTOGLM_MQTT_URL": f"mqtts://{at}",
+                "AUTOGLM_MQTT_USERNAME": "edge",
+                "AUTOGLM_MQTT_PASSWORD": "p@ss/word",
+            }
+        ),
+    )
+    with Client(plain, "autoglm/v1/locked/#", login=LOGIN) as client:
+        client.wait(lambda heard: any(one.topic.endswith("status") and one.json["ready"] for one in heard))
+        client.publish("autoglm/v1/locked/prompts", chat(f"tls-{version}", "in private"))
+        client.on(f"autoglm/v1/locked/results/tls-{version}")
+    assert "p@ss" not in agent.log
+    agent.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"AUTOGLM_MQTT_URL": "mqtt://edge:wrong@127.0.0.1:{plain}"}, "the broker refused"),
+        ({"AUTOGLM_MQTT_URL": "mqtts://edge:p%40ss%2Fword@127.0.0.1:{port}"}, "certificate verify failed"),
+        ({"AUTOGLM_MQTT_URL": "mqtt://no-such-host.invalid"}, "again_in_s"),
+        ({"AUTOGLM_MQTT_URL": "mqtts://127.0.0.1", "AUTOGLM_MQTT_CA_FILE": "/nonexistent"}, "No such file"),
+    ],
+    ids=["wrong password", "unknown CA", "no such host", "no CA file"],
+)
+def test_a_broker_that_cannot_be_had_is_told_of_and_never_stops_http(
+    start_agent: Callable[..., Agent], locked: tuple[Mosquitto, int], settings: dict[str, str], reason: str
+) -> None:
+    broker, plain = locked
+    agent = start_agent(
+        **{name: text.format(plain=plain, port=broker.port) for name, text in settings.items()}
+    )
+    wait_for_log(agent, reason)
+    assert agent.chat("still here").status_code == 200
+    assert "Traceback" not in agent.log
+    assert agent.stop() == 0
+
+
+def test_a_broker_that_comes_late_is_found(
+    start_agent: Callable[..., Agent], start_broker: Callable[..., Mosquitto]
+) -> None:
+    broker = start_broker()
+    broker.kill()
+    agent = start_agent(AUTOGLM_NODE="early", AUTOGLM_MQTT_URL=broker.url)
+    wait_for_log(agent, "mqtt broker away")
+    assert agent.chat("no broker").status_code == 200
+    broker.start()
+    with Client(broker.port, "autoglm/v1/early/#") as client:
+        client.wait(lambda heard: any(one.topic.endswith("status") and one.json["ready"] for one in heard))
+        client.publish("autoglm/v1/early/prompts", chat("late", "at last"))
+        client.on("autoglm/v1/early/results/late")
+    agent.stop()
+
+
+def two_ports() -> int:
+    """The first of two free ports that follow each other."""
+    while True:
+        port = free_port()
+        with socket.socket() as next_one:
+            try:
+                next_one.bind(("127.0.0.1", port + 1))
+                return port
+            except OSError:
+                continue
+
+
+@pytest.fixture(scope="module")
+def embedded(start_agent: Callable[..., Agent]) -> tuple[Agent, int]:
+    port = two_ports()
+    agent = start_agent(
+        AUTOGLM_NODE="own",
+        AUTOGLM_MQTT_URL="embedded",
+        AUTOGLM_EMBEDDED_PORT=str(port),
+        AUTOGLM_CONTEXT="1048576",
+    )
+    wait_for_log(agent, "mqtt connected")
+    return agent, port
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_the_embedded_broker_serves_both_versions(embedded: tuple[Agent, int], version: str) -> None:
+    _, port = embedded
+    with Client(port + (version == "5"), "autoglm/v1/own/#", version=version) as client:
+        body = chat(f"own-{version}", "no broker needed", stream=True)
+        client.publish("autoglm/v1/own/prompts/ann", body)
+        [result] = client.on(f"autoglm/v1/own/results/ann/own-{version}")
+        tokens = client.on(f"autoglm/v1/own/tokens/ann/own-{version}")
+        assert "".join(one.json["text"] for one in tokens) == "no broker needed"
+        client.publish("autoglm/v1/own/prompts/ann", body)
+        again = client.on(f"autoglm/v1/own/results/ann/own-{version}", 2)
+        assert {one.payload for one in again} == {result.payload}
+
+
+def test_the_embedded_broker_passes_the_response_topic_on(embedded: tuple[Agent, int]) -> None:
+    _, port = embedded
+    with Client(port + 1, "my/#") as client:
+        client.publish("autoglm/v1/own/prompts", chat("reply"), reply="my/topic", correlation=b"\x01")
+        assert client.on("my/topic")[0].correlation == b"\x01"
+
+
+def test_the_embedded_broker_takes_what_the_node_takes(embedded: tuple[Agent, int]) -> None:
+    _, port = embedded
+    text = "y" * (7 * 1024 * 1024)
+    with Client(port + 1, "autoglm/v1/own/results/#") as client:
+        client.publish("autoglm/v1/own/prompts", chat("large", text, max_tokens=1))
+        [result] = client.on("autoglm/v1/own/results/large")
+        assert result.json["id"] == "large"
+
+
+def test_the_embedded_broker_listens_on_loopback_only(embedded: tuple[Agent, int]) -> None:
+    _, port = embedded
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    at = {line[1] for line in listening if int(line[1].partition(":")[2], 16) in (port, port + 1)}
+    assert at == {f"0100007F:{port:04X}", f"0100007F:{port + 1:04X}"}
+
+
+def test_a_broker_child_that_dies_is_started_again(embedded: tuple[Agent, int]) -> None:
+    agent, port = embedded
+    found = subprocess.run(["pgrep", "-P", str(agent.pid), "-f", "iotcore"], capture_output=True, text=True)
+    subprocess.run(["kill", "-9", *found.stdout.split()], check=True)
+    until = time.monotonic() + 30
+    while agent.log.count('"mqtt connected"') < 2:
+        assert time.monotonic() < until, agent.log[-3000:]
+        time.sleep(0.05)
+    with Client(port + 1, "autoglm/v1/own/results/#") as client:
+        client.publish("autoglm/v1/own/prompts", chat("reborn"))
+        client.on("autoglm/v1/own/results/reborn")
+
+
+def test_the_embedded_broker_goes_with_its_agent(embedded: tuple[Agent, int]) -> None:
+    agent, port = embedded
+    agent.kill(signal.SIGKILL)
+    until = time.monotonic() + 10
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                break
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    agent.restart()
+    wait_for_log(agent, "mqtt connected")
+    agent.stop()
+
+
+def test_a_taken_port_is_told_of_and_http_goes_on(start_agent: Callable[..., Agent]) -> None:
+    port = two_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        agent = start_agent(AUTOGLM_MQTT_URL="embedded", AUTOGLM_EMBEDDED_PORT=str(port))
+        wait_for_log(agent, str(port))
+        wait_for_log(agent, "no embedded broker")
+        assert agent.chat("still here").status_code == 200
+        assert agent.stop() == 0
