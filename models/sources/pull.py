@@ -20,7 +20,8 @@ async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Re
     """Put what `source` means on the shelf, as the Model `name` or as the source's own name, and return it.
 
     A source is a catalog name, a GGUF file, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging Face
-    `owner/repo[:file]`. What is there already is not fetched again; what was interrupted goes on from there.
+    `owner/repo[:file]`. Its own name is the catalog's, or `repo`, or the file's without ".gguf", case kept.
+    What is there already is not fetched again; what was interrupted goes on from there.
     Raises ModelError; cancelling leaves only what a later pull can resume.
     """
     meter = Meter(report)
