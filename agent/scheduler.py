@@ -18,6 +18,10 @@ from agent.slots import Placement, Slots
 
 MOVE_AFTER = 3
 """Steps that a hole is padded, in the hope of a newcomer, before a Sequence is moved into it."""
+LONG = 4
+"""A prompt of more steps than that shares its pieces with shorter ones, which would wait for long."""
+
+Rows = dict[int, tuple[Piece, Sequence | None]]  # by slot; None: a throwaway row
 
 
 @dataclass(slots=True)
@@ -37,7 +41,7 @@ class Plan:
 
 class Scheduler:
     def __init__(self, slots: int, context: int, pace: Pace, trims: bool = True) -> None:
-        self.slots = Slots(slots)
+        self.slots = Slots(slots, shares=trims)
         self.context = context
         self.pace = pace
         self._trims = trims  # without, nothing is reused or padded
@@ -72,7 +76,7 @@ class Scheduler:
     def plan(self) -> Plan:
         plan = Plan()
         self._close_holes(plan)
-        by_slot: dict[int, tuple[Piece, Sequence | None]] = {}
+        by_slot: Rows = {}
         for one in self.running:
             if one.decoding:
                 by_slot[one.slot] = (Piece(one.slot, one.computed, [one.next], one.sampler), one)
@@ -103,33 +107,50 @@ class Scheduler:
         held = sum(len(self.slots[one.slot].tokens) for one in self.running)
         return held / (len(self.slots) * self.context)
 
-    def _prefill(self, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]) -> None:
+    def _prefill(self, plan: Plan, by_slot: Rows) -> None:
         budget = self.pace.piece(plan.rows)
-        least = min(LEAST, budget)  # crumbs would each cost a pass over the weights
-        for one in sorted((one for one in self.running if not one.decoding), key=lambda one: one.order):
+        prefilling = sorted((one for one in self.running if not one.decoding), key=lambda one: one.order)
+        if not prefilling:
+            self._admit(budget, plan, by_slot)
+            return
+        oldest, *others = prefilling
+        left = reserve = self._reserve(oldest, budget)
+        for one in sorted(others, key=lambda one: one.remaining):
             # At least one token each: a slot left out would split the Batch.
-            budget -= self._feed(one, max(budget, 1), plan, by_slot)
-        while self.waiting and budget > 0 and (budget >= least or not plan.prompt_tokens):
-            one = self.waiting[0]
+            left -= self._feed(one, max(left, 1), plan, by_slot)
+        left -= self._admit(left, plan, by_slot)
+        self._feed(oldest, max(budget - (reserve - left), 1), plan, by_slot)
+
+    def _reserve(self, oldest: Sequence, budget: int) -> int:
+        """Tokens of the budget for others: what the oldest leaves, or half beside a prompt of many steps."""
+        return budget // 2 if oldest.remaining > LONG * budget else max(0, budget - oldest.remaining)
+
+    def _admit(self, budget: int, plan: Plan, by_slot: Rows) -> int:
+        """Give slots to those that wait: the tokens that this took."""
+        used = 0
+        least = min(LEAST, budget)  # crumbs would each cost a pass over the weights
+        for one in list(self.waiting):
+            if (used and budget - used < least) or budget <= used:
+                break
             placement = self.slots.place(one.group.prompt)
             if placement is None:
-                break
-            del self.waiting[0]
-            if not self._trims:
-                placement = Placement(placement.slot, 0)
-            self.slots.take(placement, one.group.prompt)
-            if placement.copy_from is not None:
-                plan.copies.append((placement.copy_from, placement.slot))
-            plan.trims.append((placement.slot, placement.reused))
-            one.slot, one.computed = placement.slot, placement.reused
-            one.group.cached = max(one.group.cached, placement.reused)
-            plan.cached += placement.reused
-            self.running.append(one)
-            budget -= self._feed(one, budget, plan, by_slot)
+                continue
+            self.waiting.remove(one)
+            self._enter(one, placement, plan)
+            used += self._feed(one, budget - used, plan, by_slot)
+        return used
 
-    def _feed(
-        self, one: Sequence, budget: int, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]
-    ) -> int:
+    def _enter(self, one: Sequence, placement: Placement, plan: Plan) -> None:
+        self.slots.take(placement, one.group.prompt)
+        if placement.copy_from is not None:
+            plan.copies.append((placement.copy_from, placement.slot))
+        plan.trims.append((placement.slot, placement.reused))
+        one.slot, one.computed = placement.slot, placement.reused
+        one.group.cached = max(one.group.cached, placement.reused)
+        plan.cached += placement.reused
+        self.running.append(one)
+
+    def _feed(self, one: Sequence, budget: int, plan: Plan, by_slot: Rows) -> int:
         count = min(one.remaining, budget)
         tokens = one.group.prompt[one.computed : one.computed + count]
         sampler = one.sampler if count == one.remaining else None
@@ -137,7 +158,7 @@ class Scheduler:
         plan.prompt_tokens += count
         return count
 
-    def _pad(self, plan: Plan, by_slot: dict[int, tuple[Piece, Sequence | None]]) -> None:
+    def _pad(self, plan: Plan, by_slot: Rows) -> None:
         if not self._trims:
             return
         for left, right in pairwise(sorted(by_slot)):

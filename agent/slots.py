@@ -46,7 +46,8 @@ def common(left: list[int], right: list[int]) -> int:
 
 
 class Slots:
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, shares: bool = True) -> None:
+        self._shares = shares  # False: an Engine that cannot keep a prefix
         self._slots = [Slot(index) for index in range(count)]
         self._clock = 0
 
@@ -72,7 +73,7 @@ class Slots:
         places = self._places()
         if not places:
             return None
-        most = len(prompt) - 1  # the last token is always computed: its logits are needed
+        most = len(prompt) - 1 if self._shares else 0  # the last is always computed: for its logits
         shared = [min(common(slot.tokens, prompt), most) for slot in self._slots]
         source = max(range(len(shared)), key=lambda index: (shared[index], self._slots[index].used))
         if self._coming(prompt, most) > shared[source] + COPY_WORTH:

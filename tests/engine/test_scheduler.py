@@ -149,6 +149,30 @@ def test_a_long_prompt_does_not_stall_others() -> None:
         assert house.step().rows == 1, "the first one drew a token in every step"
 
 
+def test_a_short_prompt_is_not_held_up_by_a_long_one() -> None:
+    house = House(piece=10)
+    house.add("user: " + "a" * 40)
+    while not house.scheduler.running or not house.scheduler.running[0].decoding:
+        house.step()
+    house.add("b" * 90)
+    house.step()
+    short = house.add("user: c")
+    while f"{short}/0" not in house.answers:
+        house.step()
+    assert [one.decoding for one in house.scheduler.running if one.group.start.id == "r2"] == [False]
+
+
+def test_one_that_waits_for_a_shared_prefix_does_not_hold_up_others() -> None:
+    house = House(piece=8)
+    house.add("system: a long shared system prompt of many words. user: one")
+    house.step()
+    house.add("system: a long shared system prompt of many words. user: two")
+    other = house.add("user: three")
+    house.step()
+    house.step()
+    assert other in {one.group.start.id for one in house.scheduler.running}
+
+
 def test_a_higher_priority_takes_the_next_slot() -> None:
     house = House(slots=1)
     house.add("user: first", 5)
