@@ -2,7 +2,7 @@
 
 Exactly, with one Sequence. In a full batch sums are taken in another order, so a logit may differ in its
 last digits, and where the two best are nearly equal the other one may win. How that is judged: the reference
-reference tells by how much the best logit was ahead at each token; up to the first token where that was less
+tells by how much the best logit was ahead at each token; up to the first token where that was less
 than NOISE, the text must be the same. From there on both texts are right, and they are not compared.
 """
 
