@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SERVICE_SOCKET = Path("/var/lib/autoglm/agent.sock")
 TIMEOUT = httpx.Timeout(10, read=600)
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is made without reading certificates
 HOW_TO_START = "Start one: autoglm serve (or: make run)"
 
 
@@ -75,14 +77,16 @@ def find(settings: Settings) -> Node | None:
     for socket in dict.fromkeys((settings.socket, SERVICE_SOCKET)):
         if os.access(socket, os.R_OK | os.W_OK):
             client = httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost", timeout=TIMEOUT
+                transport=httpx.HTTPTransport(uds=str(socket), verify=NO_TLS),
+                base_url="http://localhost",
+                timeout=TIMEOUT,
             )
             if _answers(client):
                 return Node(client, str(socket))
     url = http_url(settings)
     key = os.environ.get("AUTOGLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
+    client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False, verify=NO_TLS)
     return Node(client, url) if _answers(client) else None
 
 

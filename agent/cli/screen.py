@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -45,9 +46,10 @@ def size(count: int) -> str:
 
 
 class Bar:
-    """Progress of a pull: a bar on a terminal; otherwise a line for each phase and each tenth of it."""
+    """Progress of a pull: a bar on a terminal; otherwise a `line` for each phase and each tenth of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Callable[[str], None] | None = None) -> None:
+        self._line = line or partial(err.print, markup=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -96,4 +98,4 @@ class Bar:
         tenth = done * 10 // total if total else 0
         if (phase, tenth) != (self._phase, self._tenth):
             self._phase, self._tenth = phase, tenth
-            err.print(f"{phase}: {size(done)}" + (f" of {size(total)}" if total else ""), markup=False)
+            self._line(f"{phase}: {size(done)}" + (f" of {size(total)}" if total else ""))

@@ -34,11 +34,15 @@ def serve(**given: Any) -> None:
 
 def serve_until_stopped(settings: Settings) -> None:
     """Run the agent until SIGTERM or SIGINT. Only in the main thread, which alone may handle signals."""
+    import structlog
     import uvloop
 
     from agent import node
 
-    with Bar() as bar, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    def log(line: str) -> None:
+        structlog.get_logger().info(line)  # anew each time: the node configures logs when it starts
+
+    with Bar(line=log) as bar, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(node.run(settings, report=lambda now: bar.show(now.phase, now.done, now.total)))
 
 

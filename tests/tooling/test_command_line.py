@@ -173,3 +173,8 @@ def test_publish_prints_the_answer_that_comes_by_mqtt(start_agent: Callable[...,
     refused = run("publish", "Hi", "--model", "nope", **here)
     assert refused.returncode == 1
     assert "nope" in refused.stderr
+
+
+def test_an_agent_whose_output_is_no_terminal_logs_a_json_object_a_line(echo_agent: Agent) -> None:
+    events = [json.loads(line)["event"] for line in echo_agent.log.splitlines()]
+    assert "listening" in events
