@@ -108,15 +108,21 @@ def accept(
     return Accepted.DONE
 
 
-def claim(limit: int, held: tuple[str, ...], db: sqlite3.Connection) -> list[Prompt]:
-    rows = db.execute(
+def claim(limit: int, most_bytes: int, held: tuple[str, ...], db: sqlite3.Connection) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    for row in db.execute(
         "SELECT seq, sender, id, body, received_at, runs + 1, lives FROM inbox WHERE state = 'waiting'"
         " AND sender NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
         (json.dumps(held), limit),
-    ).fetchall()
-    seqs = [row[:1] for row in rows]
+    ):
+        prompt = Prompt(*row)
+        most_bytes -= len(prompt.body)
+        if most_bytes < 0:
+            break
+        prompts.append(prompt)
+    seqs = [(prompt.seq,) for prompt in prompts]
     db.executemany("UPDATE inbox SET state = 'running', runs = runs + 1 WHERE seq = ?", seqs)
-    return [Prompt(*row) for row in rows]
+    return prompts
 
 
 def release(seqs: tuple[int, ...], db: sqlite3.Connection) -> None:

@@ -72,6 +72,7 @@ def prepare(path: Path) -> Path | None:
     Raises sqlite3.OperationalError where the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)  # prompts are nobody else's business
     try:
         _migrate(path)
     except sqlite3.OperationalError:

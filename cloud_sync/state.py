@@ -67,9 +67,14 @@ class State:
         """Keep a prompt, or find that it is known. `id` is unique for its sender ("": senders unnamed)."""
         return self._writer.do(partial(ledger.accept, sender, id, body, address, self._keep_s, self.now()))
 
-    def claim(self, limit: int, held: Collection[str] = ()) -> asyncio.Future[list[Prompt]]:
-        """The oldest waiting prompts, none from the senders in `held`; counted as begun before they run."""
-        return self._writer.do(partial(ledger.claim, limit, tuple(held)))
+    def claim(
+        self, limit: int, held: Collection[str] = (), *, most_bytes: int = 1 << 62
+    ) -> asyncio.Future[list[Prompt]]:
+        """The oldest waiting prompts, none from the senders in `held`, their bodies of `most_bytes` together.
+
+        They are counted as begun before they run.
+        """
+        return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held)))
 
     def release(self, seqs: Iterable[int]) -> asyncio.Future[None]:
         """Give claimed prompts back that were not run, or were stopped in good order: it was no attempt."""

@@ -96,7 +96,7 @@ class Door:
 
     async def _session(self) -> None:
         """One connection, until it ends: always by LinkError or StateError, or by being cancelled."""
-        receiver = Receiver(self._node, self._state, self._topics, self._runs.wake, self._outbox.wake)
+        receiver = Receiver(self._node, self._state, self._topics, self._committed)
         link = Link(
             self._node.settings,
             self._url,
@@ -118,6 +118,10 @@ class Door:
         finally:
             link.publish_status(self._topics.status, self._status("offline"))
             await link.close()
+
+    def _committed(self) -> None:
+        self._runs.wake()
+        self._outbox.wake()
 
     async def _room(self) -> None:
         """Wait until the database can be written again."""

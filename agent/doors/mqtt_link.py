@@ -84,6 +84,7 @@ class Link:
         self._unsent: set[int] = set()  # paho's numbers of QoS 0 messages
         self._v5 = settings.mqtt_version == "5"
         self.max_packet: int | None = None  # bytes, where the broker said so
+        self.window = WINDOW  # QoS 1 messages that may be under way to the broker
         self._client = self._make(client_id, will)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -210,7 +211,8 @@ class Link:
             slow = str(reason) in NOT_ALLOWED
             self._tell(self._over, LinkError(f"the broker refused: {reason}", slow=slow))
         else:
-            self._tell(self._welcome, getattr(properties, "MaximumPacketSize", None))
+            most = getattr(properties, "ReceiveMaximum", WINDOW)
+            self._tell(self._welcome, getattr(properties, "MaximumPacketSize", None), most)
 
     def _suback(
         self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
@@ -242,8 +244,8 @@ class Link:
 
     # On the event loop again.
 
-    def _welcome(self, max_packet: int | None) -> None:
-        self.max_packet = max_packet
+    def _welcome(self, max_packet: int | None, most: int) -> None:
+        self.max_packet, self.window = max_packet, min(WINDOW, most)
         if not self._connected.done():
             self._connected.set_result(None)
 

@@ -11,13 +11,14 @@ import contextlib
 
 import structlog
 
-from agent.doors.mqtt_link import WINDOW, Link
+from agent.doors.mqtt_link import Link
 from agent.telemetry import Telemetry
 from cloud_sync.state import State, StateError
 
 AGAIN_S = 60.0  # until the whole outbox is published again; doubles up to AGAIN_MOST_S
 AGAIN_MOST_S = 3600.0
 RETRY_S = 1.0
+STRIKES = 3
 
 log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ class Outbox:
     def __init__(self, state: State, telemetry: Telemetry) -> None:
         self._state, self._telemetry = state, telemetry
         self._flying: set[int] = set()  # rows that the broker has not answered for
+        self._oldest = (0, 0)  # the row that the last connections ended at, and how many did
         self._highest = 0  # row ever published: what comes at or below it is a repeat
         self._wake = asyncio.Event()
 
@@ -44,7 +46,7 @@ class Outbox:
             self._state.delivered(seq).add_done_callback(_look)
 
     async def run(self, link: Link) -> None:
-        self._flying.clear()
+        self._note_end()
         again = AGAIN_S
         while True:
             with contextlib.suppress(TimeoutError):
@@ -54,10 +56,11 @@ class Outbox:
 
     async def _pass(self, link: Link) -> None:
         """From the oldest row on, then whatever comes; until the caller begins anew."""
+        stuck = self._stuck()
         cursor = 0
         while True:
             self._wake.clear()
-            room = WINDOW - len(self._flying)
+            room = link.window - len(self._flying)
             try:
                 parcels = await self._state.due(cursor, room) if room else []
             except StateError as error:
@@ -66,7 +69,7 @@ class Outbox:
                 await asyncio.sleep(RETRY_S)
             for parcel in parcels:
                 cursor = parcel.seq
-                if parcel.seq in self._flying:
+                if parcel.seq in self._flying or parcel.seq == stuck:
                     continue
                 if link.publish(parcel.seq, parcel.topic, parcel.payload, correlation=parcel.correlation):
                     self._flying.add(parcel.seq)
@@ -81,6 +84,22 @@ class Outbox:
                     )
             if not parcels:
                 await self._wake.wait()
+
+    def _note_end(self) -> None:
+        """Brokers answer in order: the oldest row without an answer may be what ended the connection."""
+        oldest = min(self._flying, default=0)
+        self._oldest = (oldest, self._oldest[1] + 1 if oldest == self._oldest[0] else 1)
+        self._flying.clear()
+
+    def _stuck(self) -> int:
+        """The row to leave out this time: one that the broker cannot bear must not stop others. 0: none."""
+        row, ends = self._oldest
+        if not row or ends < STRIKES:
+            return 0
+        log.error("connections end at one outbox row: it waits for the next round", row=row)
+        self._count("stuck")
+        self._oldest = (row, STRIKES - 1)
+        return row
 
     def _count(self, kind: str) -> None:
         self._telemetry.mqtt_messages.labels(kind=kind).inc()

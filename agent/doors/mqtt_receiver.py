@@ -33,16 +33,8 @@ class _Written:
 class Receiver:
     """`put` takes messages while `run` runs, which ends with StateError where one could not be kept."""
 
-    def __init__(
-        self,
-        node: Node,
-        state: State,
-        topics: Topics,
-        on_prompt: Callable[[], None],
-        on_outbox: Callable[[], None],
-    ) -> None:
-        self._node, self._state, self._topics = node, state, topics
-        self._on_prompt, self._on_outbox = on_prompt, on_outbox
+    def __init__(self, node: Node, state: State, topics: Topics, on_commit: Callable[[], None]) -> None:
+        self._node, self._state, self._topics, self._on_commit = node, state, topics, on_commit
         self._arrived: asyncio.Queue[Message] = asyncio.Queue()
         self._written: asyncio.Queue[_Written] = asyncio.Queue()
 
@@ -57,7 +49,9 @@ class Receiver:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._acknowledge(link))
             while True:
-                self._written.put_nowait(await self._write(await self._arrived.get()))
+                written = await self._write(await self._arrived.get())
+                written.commit.add_done_callback(self._committed)
+                self._written.put_nowait(written)
 
     async def _write(self, message: Message) -> _Written:
         self._count("received")
@@ -71,7 +65,8 @@ class Receiver:
         except Refused as refused:
             self._count("refused")
             log.info("mqtt message refused", reason=str(refused), topic=message.topic)
-            return _Written(message.mid, self._state.post(refused.address, refused.payload, refused.unless))
+            post = self._state.post(refused.address, refused.payload, refused.unless)
+            return _Written(message.mid, post)
         commit = self._state.accept(prompt.sender, prompt.id, prompt.body, prompt.address)
         return _Written(message.mid, commit, prompt)
 
@@ -91,35 +86,32 @@ class Receiver:
             return _Written(message.mid, self._state.post(Address(self._topics.errors), error_payload(error)))
         return _Written(message.mid, self._state.acknowledged(sender, ids))
 
+    def _committed(self, commit: asyncio.Future[Any]) -> None:
+        # Not left to _acknowledge: the connection may end before, and what is kept is kept all the same.
+        if not commit.cancelled() and commit.exception() is None:
+            self._on_commit()
+
     async def _acknowledge(self, link: Link) -> None:
         while True:
             written = await self._written.get()
             outcome = await written.commit
-            if written.prompt is None:
-                self._on_outbox()
-            else:
-                await self._accepted(written.prompt, outcome)
+            if written.prompt is not None and outcome is not Accepted.NEW:
+                await self._known(written.prompt, outcome)
             if written.mid:
                 link.ack(written.mid)
 
-    async def _accepted(self, prompt: Incoming, outcome: Accepted) -> None:
-        if outcome is Accepted.NEW:
-            self._on_prompt()
-        elif outcome is Accepted.CONFLICT:
-            self._count("conflict")
-            await self._state.post(*self._conflict(prompt))
-            self._on_outbox()
-        else:
-            self._count("repeat_received")
-            self._on_outbox()
-
-    def _conflict(self, prompt: Incoming) -> tuple[Address, bytes]:
-        """Never to where the first prompt's receiver waits."""
+    async def _known(self, prompt: Incoming, outcome: Accepted) -> None:
+        """A prompt whose id was there already."""
+        if outcome is not Accepted.CONFLICT:
+            return self._count("repeat_received")
+        self._count("conflict")
         error = Conflict(f"the id {prompt.id!r} was given to another body", param="id")
         topic = prompt.address.topic
         if topic == self._topics.result(prompt.sender, prompt.id):
-            topic = self._topics.errors
-        return Address(topic, prompt.address.correlation), error_payload(error, prompt.id, prompt.sender)
+            topic = self._topics.errors  # the first prompt's receiver waits there
+        address = Address(topic, prompt.address.correlation)
+        await self._state.post(address, error_payload(error, prompt.id, prompt.sender))
+        self._on_commit()
 
     def _count(self, kind: str) -> None:
         self._node.telemetry.mqtt_messages.labels(kind=kind).inc()

@@ -60,7 +60,8 @@ class Runs:
         self._state, self._topics, self._out = state, topics, out
         # Enough that the Worker never waits for the disk, few enough to hold in memory.
         self._most = min(settings.queue_requests, max(16, 2 * (settings.max_batch_size or 32)))
-        self._running: set[int] = set()
+        self._most_bytes = 4 * settings.max_body_bytes
+        self._running: dict[int, int] = {}  # number -> bytes of its body
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
         self._full_until = 0.0
         self._full_s = FULL_S
@@ -103,13 +104,14 @@ class Runs:
             return self._full_until - now
         self._held = {sender: until for sender, until in self._held.items() if until > now}
         try:
-            prompts = await self._state.claim(free, self._held)
+            room = self._most_bytes - sum(self._running.values())
+            prompts = await self._state.claim(free, self._held, most_bytes=room)
         except StateError as error:
             log.error("prompts could not be claimed", error=str(error))
             await asyncio.sleep(RETRY_S)
             await self._resume()  # the disk may have it all the same
             return 0.0
-        self._running.update(prompt.seq for prompt in prompts)
+        self._running.update((prompt.seq, len(prompt.body)) for prompt in prompts)
         back = [prompt.seq for prompt in prompts if not self._start(prompt, group)]
         if back:
             await self._give_back(back)
@@ -205,14 +207,15 @@ class Runs:
                 log.error("a result could not be kept", id=prompt.id, error=str(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
         self._telemetry.mqtt_messages.labels(kind="answered").inc()
-        self._running.discard(prompt.seq)
+        self._running.pop(prompt.seq, None)
         self._out.news()
         self._wake.set()
 
     async def _give_back(self, seqs: list[int]) -> None:
         with contextlib.suppress(StateError):
             await self._state.release(seqs)
-        self._running.difference_update(seqs)
+        for seq in seqs:
+            self._running.pop(seq, None)
         self._wake.set()
 
 

@@ -126,6 +126,23 @@ def test_a_broker_that_comes_late_is_found(
     agent.stop()
 
 
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_result_that_the_broker_cannot_bear_does_not_stop_the_others(
+    start_agent: Callable[..., Agent], start_broker: Callable[..., Mosquitto], version: str
+) -> None:
+    """With MQTT 5 a broker says its bound; with 3.1.1 it ends the connection, each time."""
+    broker = start_broker("max_packet_size 20000")
+    agent = start_agent(AUTOGLM_NODE="big", AUTOGLM_MQTT_VERSION=version, AUTOGLM_MQTT_URL=broker.url)
+    with Client(broker.port, "autoglm/v1/big/results/#") as client:
+        client.publish("autoglm/v1/big/prompts", chat("big", "x" * 2000, n=16))
+        for number in range(3):
+            client.publish("autoglm/v1/big/prompts", chat(f"small-{number}"))
+            client.on(f"autoglm/v1/big/results/small-{number}")
+        assert not any(one.topic.endswith("/big/results/big") for one in client.heard)
+    wait_for_log(agent, "too large" if version == "5" else "end at one outbox row")
+    agent.stop()
+
+
 def two_ports() -> int:
     """The first of two free ports that follow each other."""
     while True:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -73,6 +74,20 @@ async def test_prompts_are_claimed_in_the_order_of_arrival_but_for_held_senders(
         await state.accept("ann" if index % 2 else "bob", f"p{index}", b"body", HERE)
     assert [prompt.id for prompt in await state.claim(2, held=["bob"])] == ["p1", "p3"]
     assert [prompt.id for prompt in await state.claim(9)] == ["p0", "p2", "p4", "p5"]
+
+
+async def test_a_claim_holds_no_more_bytes_than_it_may(state: State) -> None:
+    for id in ("a", "b", "c"):
+        await state.accept("", id, b"x" * 100, HERE)
+    assert [prompt.id for prompt in await state.claim(9, most_bytes=250)] == ["a", "b"]
+    assert await state.claim(9, most_bytes=50) == []
+
+
+async def test_nobody_else_can_read_the_prompts(state: State, tmp_path: Path) -> None:
+    await state.accept("", "a", b"secret", HERE)
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        mode = await asyncio.to_thread((tmp_path / name).stat)
+        assert stat.S_IMODE(mode.st_mode) == 0o600
 
 
 async def test_a_released_prompt_keeps_its_place_and_was_no_attempt(state: State) -> None:
