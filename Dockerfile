@@ -22,7 +22,8 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libstdc++6 python3 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /var/lib/autoglm --create-home autoglm
+    && useradd --no-log-init --uid 10001 --home-dir /var/lib/autoglm autoglm \
+    && install -d -o autoglm -g autoglm /var/lib/autoglm
 COPY --from=build /opt/autoglm /opt/autoglm
 USER autoglm
 # MODEL_NAME and MAX_BATCH_SIZE are settings of `docker run -e`, like every AUTOGLM_* variable.
