@@ -19,7 +19,7 @@ from agent.telemetry import Telemetry
 from models.errors import ModelError, Unreachable
 from models.gguf import read_header
 from models.shelf import Shelf, Version
-from models.sources import Progress, pull
+from models.sources import Progress, known, pull
 
 log = structlog.get_logger()
 
@@ -86,6 +86,7 @@ class Activation:
             version = await task
         finally:
             task.cancel()
+            await asyncio.wait({task})
         active = self._serving.offered()
         if active and active[0].name == version.model and active[0].version != version.version:
             yield {"phase": "load", "done": 0, "total": None}
@@ -128,16 +129,6 @@ class Activation:
         await supervisor.settled.wait()
         return supervisor.state is State.READY
 
-    def _on_shelf(self, source: str) -> Version | None:
-        """A Version that needs no look at the source. A local file may have changed: that is looked at."""
-        is_file = Path(source).is_file()
-        for version in self._shelf.versions():
-            if source in (version.model, f"{version.model}:{version.version}"):
-                return version
-            if source == version.manifest.source and not is_file:
-                return version
-        return None
-
     def _tasks(self) -> asyncio.TaskGroup:
         if self._group is None:
             raise RuntimeError("run() was not called")
@@ -165,7 +156,7 @@ class Activation:
 
     async def _wanted(self) -> Version:
         source = self._settings.model
-        if version := await asyncio.to_thread(self._on_shelf, source):
+        if version := await asyncio.to_thread(known, source, self._shelf):
             return version
         self._serving.hold(f"the model {source} is being pulled")
         return await pull(source, self._shelf, report=self._report or (lambda _: None))

@@ -11,7 +11,7 @@ from agent.engines.engine import EngineInfo
 from agent.frames import Start
 from agent.pace import Pace
 from agent.request import Sampling
-from agent.scheduler import Plan, Scheduler
+from agent.scheduler import MOVE_AFTER, Plan, Scheduler
 from agent.sequence import Group, Sequence
 from agent.text import Text
 from tests.plugins.echo.echo_engine import VOCABULARY, EchoEngine
@@ -129,14 +129,31 @@ def test_a_shared_prefix_is_computed_once_even_when_all_arrive_together() -> Non
 
 
 def test_running_slots_stay_one_dense_run() -> None:
-    house = House(slots=8, pad=False)
-    for length in (30, 3, 30, 3, 30, 3, 30, 3):
-        house.add("user: " + "y" * length)
-    for _ in range(60):
+    house = House(slots=8, piece=400, pad=False)
+    for letter, length in zip("abcdefgh", (50, 3, 50, 3, 50, 3, 50, 3), strict=True):
+        house.add(letter * length)
+    house.step()
+    assert len(house.scheduler.running) == 8
+    while len(house.scheduler.running) > 4:
         house.step()
-        if len(house.scheduler.running) == 4 and not house.scheduler.slots.holes():
-            return
-    raise AssertionError("holes stayed")
+    assert house.scheduler.slots.holes()
+    for _ in range(4 * (MOVE_AFTER + 1)):
+        house.step()
+    assert len(house.scheduler.running) == 4
+    assert not house.scheduler.slots.holes()
+
+
+def test_a_newcomer_takes_a_hole_first() -> None:
+    house = House(slots=8, piece=400, pad=False)
+    for letter, length in zip("abc", (50, 3, 50), strict=True):
+        house.add(letter * length)
+    house.step()
+    while len(house.scheduler.running) > 2:
+        house.step()
+    (hole,) = house.scheduler.slots.holes()
+    house.add("user: new")
+    house.step()
+    assert hole in house.scheduler.slots.active
 
 
 def test_a_long_prompt_does_not_stall_others() -> None:
