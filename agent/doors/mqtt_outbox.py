@@ -29,6 +29,7 @@ class Outbox:
     def __init__(self, state: State, telemetry: Telemetry) -> None:
         self._state, self._telemetry = state, telemetry
         self._flying: set[int] = set()  # rows that the broker has not answered for
+        self._aside: set[int] = set()  # rows that the broker did not bear: left out until the next round
         self._oldest = (0, 0)  # the row that the last connections ended at, and how many did
         self._highest = 0  # row ever published: what comes at or below it is a repeat
         self._wake = asyncio.Event()
@@ -41,6 +42,7 @@ class Outbox:
         self._wake.set()
         if refusal:
             self._count("rejected")
+            self._aside.add(seq)  # some brokers end the connection, too
             log.warning("the mqtt broker refused a message", reason=refusal, row=seq)
         else:
             self._state.delivered(seq).add_done_callback(_look)
@@ -53,10 +55,10 @@ class Outbox:
                 async with asyncio.timeout(again):
                     await self._pass(link)
             again = min(2 * again, AGAIN_MOST_S)
+            self._aside.clear()
 
     async def _pass(self, link: Link) -> None:
         """From the oldest row on, then whatever comes; until the caller begins anew."""
-        stuck = self._stuck()
         cursor = 0
         while True:
             self._wake.clear()
@@ -69,7 +71,7 @@ class Outbox:
                 await asyncio.sleep(RETRY_S)
             for parcel in parcels:
                 cursor = parcel.seq
-                if parcel.seq in self._flying or parcel.seq == stuck:
+                if parcel.seq in self._flying or parcel.seq in self._aside:
                     continue
                 if link.publish(parcel.seq, parcel.topic, parcel.payload, correlation=parcel.correlation):
                     self._flying.add(parcel.seq)
@@ -90,16 +92,10 @@ class Outbox:
         oldest = min(self._flying, default=0)
         self._oldest = (oldest, self._oldest[1] + 1 if oldest == self._oldest[0] else 1)
         self._flying.clear()
-
-    def _stuck(self) -> int:
-        """The row to leave out this time: one that the broker cannot bear must not stop others. 0: none."""
-        row, ends = self._oldest
-        if not row or ends < STRIKES:
-            return 0
-        log.error("connections end at one outbox row: it waits for the next round", row=row)
-        self._count("stuck")
-        self._oldest = (row, STRIKES - 1)
-        return row
+        if oldest and self._oldest[1] >= STRIKES:
+            self._count("stuck")
+            log.error("connections end at one outbox row: it waits for the next round", row=oldest)
+            self._aside.add(oldest)
 
     def _count(self, kind: str) -> None:
         self._telemetry.mqtt_messages.labels(kind=kind).inc()

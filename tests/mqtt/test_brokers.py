@@ -143,6 +143,23 @@ def test_a_result_that_the_broker_cannot_bear_does_not_stop_the_others(
     agent.stop()
 
 
+def test_a_response_topic_that_the_broker_denies_stops_nobody(
+    start_agent: Callable[..., Agent], start_broker: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    """With `message_size_limit`, this mosquitto ends the connection at each denied publication."""
+    (tmp_path / "acl").write_text("topic readwrite autoglm/#\n")
+    broker = start_broker(f"acl_file {tmp_path}/acl\nmessage_size_limit 1000000")
+    agent = start_agent(AUTOGLM_NODE="denied", AUTOGLM_MQTT_URL=broker.url)
+    with Client(broker.port, "autoglm/v1/denied/results/#") as client:
+        for number in range(5):
+            client.publish("autoglm/v1/denied/prompts", chat(f"denied-{number}"), reply=f"not/for/{number}")
+            client.publish("autoglm/v1/denied/prompts", chat(f"small-{number}"))
+        for number in range(5):
+            client.on(f"autoglm/v1/denied/results/small-{number}")
+    assert agent.metric('mqtt_messages_total{kind="rejected"}') == 5
+    agent.stop()
+
+
 def two_ports() -> int:
     """The first of two free ports that follow each other."""
     while True:
