@@ -14,7 +14,6 @@ from agent.admission import FairQueue
 from agent.config import Settings
 from agent.engines.engine import EngineInfo
 from agent.errors import (
-    BY_CODE,
     AgentError,
     BadRequest,
     DeadlineExceeded,
@@ -24,11 +23,12 @@ from agent.errors import (
     Unavailable,
     WorkerLost,
 )
-from agent.frames import Beat, Cancel, Said
+from agent.frames import Beat, Cancel
+from agent.inflight import InFlight
 from agent.job import LIVES, Job, check, cost
 from agent.limits import Limits
 from agent.offered import Offered
-from agent.request import Chunk, Request
+from agent.request import Request
 from agent.supervisor import State, Supervisor
 from agent.telemetry import Telemetry
 from agent.templates import Templates
@@ -54,10 +54,8 @@ class Serving:
         self._held = ""  # why the queue waits, where it does
         self._closed = False
         self._queue: FairQueue[Job] = FairQueue()
-        self._working: dict[str, Job] = {}
-        self._sequences = 0  # that the Worker has
+        self._working = InFlight(telemetry, self._limits)
         self._wake = asyncio.Event()
-        self._ended = asyncio.Event()  # some Request is no longer the Worker's
         self._beat = Beat()
 
     # What doors call.
@@ -110,25 +108,25 @@ class Serving:
         self._beat = beat
         self._gauges()
         for said in beat.said:
-            if job := self._working.get(said.id):
-                self._hear(job, said)
+            self._working.hear(said)
         if beat.said:
             self._wake.set()
-            self._ended.set()
 
     def worker_lost(self, reason: str) -> None:
         """Requests without a Chunk, and durable ones, are run again; the others end with WorkerLost."""
-        lost, self._working, self._sequences = list(self._working.values()), {}, 0
         self._beat = Beat()
-        for job in reversed(lost):
+        for job in reversed(self._working.take_all()):
             if job.last and not job.request.durable:
-                self._fail(job, WorkerLost(f"the model's Worker was lost in mid-answer ({reason})"))
-            elif job.attempt >= LIVES:
-                self._fail(job, InternalError(f"the request cost {LIVES} Workers their lives ({reason})"))
+                error: AgentError = WorkerLost(f"the model's Worker was lost in mid-answer ({reason})")
+                self._working.fail(job, error)
+            elif job.alone:
+                error = InternalError(f"the request cost {LIVES} Workers their lives ({reason})")
+                self._working.fail(job, error)
             else:
-                self._again(job)
+                job.again()
+                self._telemetry.rerun.inc()
+                self._queue.push(job.entry(), again=True)
         self._wake.set()
-        self._ended.set()
 
     # What the node calls.
 
@@ -146,19 +144,14 @@ class Serving:
 
     def abandon(self) -> None:
         """The agent ends: whoever still waits is told."""
-        left = [entry.item for entry in self._queue.entries] + list(self._working.values())
-        self._queue, self._working = FairQueue(), {}
+        left = [entry.item for entry in self._queue.entries] + self._working.take_all()
+        self._queue = FairQueue()
         for job in left:
-            self._fail(job, Unavailable("the agent is stopping", retry_after=5))
+            self._working.fail(job, Unavailable("the agent is stopping", retry_after=5))
 
-    async def drain(self, seconds: float) -> bool:
-        """Wait until the Worker has no Request; False: some were left when the time was up."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._working:
-                    self._ended.clear()
-                    await self._ended.wait()
-        return not self._working
+    async def drain(self, seconds: float) -> None:
+        """Wait, so long at most, until the Worker has no Request."""
+        await self._working.drain(seconds)
 
     async def run(self) -> None:
         """Hand Requests to the Worker as it has room."""
@@ -220,106 +213,53 @@ class Serving:
             return False
         if self._model is None or self._model.info is None:
             return False
-        if any(job.alone for job in self._working.values()):
+        if self._working.closed:
             return False
-        return self._sequences < self._model.info.slots + LOOKAHEAD
+        return self._working.sequences < self._model.info.slots + LOOKAHEAD
 
     async def _dispatch(self, job: Job) -> None:
         if job.ticket.ended:
             return
         if job.deadline <= time.monotonic():
-            return self._fail(job, DeadlineExceeded("the deadline passed while the request waited"))
+            return self._working.fail(job, DeadlineExceeded("the deadline passed while the request waited"))
         if job.alone:
-            await self.drain(self._settings.request_timeout_s)
+            await self._working.drain(self._settings.request_timeout_s)
         prompt = job.prompt = job.prompt if job.prompt is not None else await self._render(job)
-        if prompt is None:
+        if prompt is None or job.ticket.ended:
             return
         if self._supervisor is None or self._supervisor.state is not State.READY:
             self._queue.push(job.entry(), again=True)
             return
-        self._telemetry.queue_time.observe(time.monotonic() - job.arrived)
-        self._working[job.ticket.id] = job
-        self._sequences += job.left
+        self._working.add(job)
         self._supervisor.send(job.start(prompt))
 
     async def _render(self, job: Job) -> str | None:
         """The chat's prompt; None: there is nothing to send to the Worker."""
         model = self._model
         if model is None or model.template is None:
-            self._fail(job, Unavailable("the model was taken away", retry_after=5))
+            self._working.fail(job, Unavailable("the model was taken away", retry_after=5))
             return None
         context = {**model.tokens, **job.request.template_kwargs}
         try:
             prompt = await self._templates.render(model.template, job.request.messages or [], context)
         except AgentError as error:
-            self._fail(job, error)
+            self._working.fail(job, error)
             return None
-        return None if job.ticket.ended else prompt
+        return prompt
 
     def _drop_late(self) -> None:
         now = time.monotonic()
         for entry in [entry for entry in self._queue.entries if entry.item.deadline <= now]:
             self._queue.remove(entry.item)
-            self._fail(entry.item, DeadlineExceeded("the deadline passed while the request waited"))
-
-    # From the Worker to the Ticket.
-
-    def _hear(self, job: Job, said: Said) -> None:
-        if said.chunk is None:
-            self._sequences -= job.left
-            del self._working[job.ticket.id]
-            return self._fail(job, BY_CODE.get(said.code, InternalError)(said.message))
-        self._time(job)
-        job.ticket.put(said.chunk)
-        if said.chunk.finish:
-            self._finish(job, said.chunk)
-
-    def _finish(self, job: Job, chunk: Chunk) -> None:
-        job.left -= 1
-        self._sequences -= 1
-        self._telemetry.finished.labels(finished_reason=chunk.finish).inc()
-        if job.left:
-            return
-        del self._working[job.ticket.id]
-        now = time.monotonic()
-        self._telemetry.e2e.observe(now - job.arrived)
-        if usage := chunk.usage:
-            used = usage.prompt_tokens + usage.completion_tokens
-            self._limits.settle(job.request.sender, job.cost, used, now)
-        job.ticket.end()
-
-    def _time(self, job: Job) -> None:
-        now = time.monotonic()
-        if job.last:
-            self._telemetry.inter_token.observe(now - job.last)
-        else:
-            self._telemetry.ttft.observe(now - job.arrived)
-        job.last = now
-
-    def _again(self, job: Job) -> None:
-        job.again()
-        self._telemetry.rerun.inc()
-        self._queue.push(job.entry(), again=True)
-
-    def _fail(self, job: Job, error: AgentError) -> None:
-        self._telemetry.failed.labels(code=error.code).inc()
-        self._limits.settle(job.request.sender, job.cost, 0, time.monotonic())
-        job.ticket.end(error)
+            self._working.fail(entry.item, DeadlineExceeded("the deadline passed while the request waited"))
 
     def _cancelled(self, ticket: Ticket) -> None:
-        job = self._working.pop(ticket.id, None)
-        if job is not None:
-            self._sequences -= job.left
-            if self._supervisor:
-                self._supervisor.send(Cancel(ticket.id))
-        else:
-            for entry in self._queue.entries:
-                if entry.item.ticket is ticket:
-                    self._queue.remove(entry.item)
-                    break
+        if self._working.take(ticket.id) and self._supervisor:
+            self._supervisor.send(Cancel(ticket.id))
+        for entry in [entry for entry in self._queue.entries if entry.item.ticket is ticket]:
+            self._queue.remove(entry.item)
         self._telemetry.failed.labels(code="cancelled").inc()
         self._wake.set()
-        self._ended.set()
 
     def _gauges(self) -> None:
         self._telemetry.running.set(len(self._working))

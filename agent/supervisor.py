@@ -29,7 +29,6 @@ from agent.telemetry import Telemetry
 log = structlog.get_logger()
 
 BACKOFF = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before the next start, by deaths in a row
-HEALTHY_S = 60.0  # a Worker that was ready for this long has paid for earlier deaths
 
 
 class State(StrEnum):
@@ -78,6 +77,7 @@ class Supervisor:
     _link: socket.socket | None = None
     _outgoing: bytearray = field(default_factory=bytearray)
     _process: asyncio.subprocess.Process | None = None
+    _fruitful: bool = False  # this life has generated something: earlier deaths are paid for
     _stopping: bool = False
 
     @property
@@ -87,11 +87,11 @@ class Supervisor:
     async def run(self) -> None:
         """Until `stop`: one life after another."""
         while not self._stopping:
-            began = time.monotonic()
+            self._fruitful = False
             reason = await self._life()
             if self._stopping:
                 break
-            self.deaths = 1 if time.monotonic() - began > HEALTHY_S else self.deaths + 1
+            self.deaths = 1 if self._fruitful else self.deaths + 1
             self._enter(State.BACKOFF, reason)
             self.telemetry.restarts.labels(reason=reason.split(":")[0]).inc()
             self.settled.set()
@@ -156,6 +156,7 @@ class Supervisor:
                 self.settled.set()
                 self.listener.worker_ready(frame.info)
             case Beat():
+                self._fruitful = self._fruitful or frame.generated_tokens > 0
                 self.listener.worker_said(frame)
 
     async def _receive(self, link: socket.socket, limit: float) -> bytes:
