@@ -12,13 +12,13 @@ def ids(heard: list[Heard], sender: str) -> list[str]:
     return [one.json["id"] for one in heard if f"/results/{sender}/" in one.topic]
 
 
-def test_a_thousand_prompts_pass_a_queue_of_four(start_node: Callable[..., Node], broker: Mosquitto) -> None:
+def test_hundreds_of_prompts_pass_a_queue_of_four(start_node: Callable[..., Node], broker: Mosquitto) -> None:
     node = start_node(broker, "narrow", AUTOGLM_QUEUE_REQUESTS="4", AUTOGLM_MAX_BATCH_SIZE="4")
-    wanted = [f"n-{number}" for number in range(1000)]
+    wanted = [f"n-{number}" for number in range(400)]
     with node.client(node.topic("results", "#")) as client:
         for id in wanted:
             client.publish(node.topic("prompts", "flood"), chat(id, "hi"), wait=False)
-        client.wait(lambda heard: len(heard) >= 1000, 90)
+        client.wait(lambda heard: len(heard) >= 400, 90)
         found = ids(client.heard, "flood")
         assert sorted(found) == sorted(wanted)
         # What waits is taken in the order of arrival; what runs at once may pass each other.
