@@ -215,7 +215,7 @@ def test_the_real_model_answers_once_through_a_kill(
         AUTOGLM_MODEL=str(model_path),
         AUTOGLM_MAX_BATCH_SIZE="4",
         AUTOGLM_CONTEXT="512",
-        AUTOGLM_KV_TYPE="f16",  # given, so that nothing is tried out first
+        AUTOGLM_KV_TYPE="f16",  # given, so that the first start has less to try
         AUTOGLM_FLASH_ATTENTION="on",
         AUTOGLM_NODE="real",
         AUTOGLM_MQTT_URL=broker.url,
