@@ -15,7 +15,7 @@ DEFAULT_SLOTS = 32  # with a GPU; on a CPU more rows hardly gain anything, and e
 CPU_SLOTS = 16
 STEP_TOKENS = 512  # the most that one step carries
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
-TRIAL = {"slots": 4, "context": 256, "step_tokens": 128}
+TRIAL = {"slots": 8, "context": 256, "step_tokens": 128}
 MEMORY_SHARE = 0.25  # of what is available, for the KV cache
 
 

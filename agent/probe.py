@@ -23,7 +23,7 @@ Choice = dict[str, Any]
 
 DEADLINE_S = 120.0  # for all trials of one child
 TIMED_BYTES = 3 << 30  # larger models are only tried, not timed: it would take minutes
-BETTER = 0.95  # of the first candidate's time, to be chosen in its place
+BETTER = 0.98  # of the first candidate's time, to be chosen in its place
 WITHOUT = {"extra_bufts": False}  # neither AMX nor repacked weights: slow, and never broken
 
 

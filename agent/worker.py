@@ -204,18 +204,28 @@ def calibrate(engine: Engine, pace: Pace) -> None:
 
 
 def rehearse(engine: Engine) -> float:
-    """Seconds of a small mix of prompts and decodes, after one that warms up. A broken build crashes here."""
-    slots, length, steps = min(4, engine.info.slots), 32, 12
-    begun = 0.0
-    for _ in range(2):
+    """Seconds that an answer of 64 tokens to 40 new ones costs in a batch of 8. A broken build crashes here.
+
+    The least of several timings, since a neighbour on this machine can only make them longer.
+    """
+    rows, depth = min(8, engine.info.slots), 128
+    greedy = engine.sampler(Sampling(temperature=0), [0], 0)
+
+    def timed(batch: list[Piece]) -> float:
         begun = time.monotonic()
-        samplers = [engine.sampler(Sampling(temperature=0), [0], slot) for slot in range(slots)]
-        engine.step([Piece(slot, 0, [slot + 1] * length, samplers[slot]) for slot in range(slots)])
-        for at in range(steps):
-            engine.step([Piece(slot, length + at, [at], samplers[slot]) for slot in range(slots)])
-        for slot in range(slots):
-            engine.trim(slot, 0)
-    return time.monotonic() - begun
+        engine.step(batch)
+        return time.monotonic() - begun
+
+    engine.step([Piece(0, 0, [1] * (depth // 2), greedy)])
+    prompts = []
+    for _ in range(2):
+        prompts.append(timed([Piece(0, depth // 2, [1] * (depth // 2), greedy)]))
+        engine.trim(0, depth // 2)
+    engine.step([Piece(0, depth // 2, [1] * (depth // 2), greedy)])
+    for slot in range(1, rows):
+        engine.copy(0, slot)
+    steps = [timed([Piece(slot, depth + at, [1], greedy) for slot in range(rows)]) for at in range(5)]
+    return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
 
 
 def probe(engine: str, model: str, settings: dict[str, object], candidates: list[dict[str, object]]) -> None:

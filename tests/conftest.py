@@ -65,6 +65,7 @@ def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
     return start_agent(
         AUTOGLM_ENGINE="llama",
         AUTOGLM_MODEL=str(model_path),
+        AUTOGLM_KV_TYPE="q8_0",  # one candidate: no trial of others
         AUTOGLM_MAX_BATCH_SIZE="8",
         AUTOGLM_CONTEXT="2048",
     )
