@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -113,9 +114,12 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _hosts_by_comma(cls, value: Any) -> Any:
-        return (
-            [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
-        )
+        """A variable holds names with commas between, or JSON like every other list."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [host.strip() for host in value.split(",") if host.strip()]
 
     @field_validator("mqtt_url")
     @classmethod

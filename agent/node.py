@@ -38,6 +38,7 @@ class Node:
         self.serving = Serving(settings, self.telemetry, self.templates)
         self.shelf = Shelf(settings.data_dir / "models")
         self.activation = Activation(settings, self.serving, self.shelf, self.telemetry, report)
+        self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self._started = time.monotonic()
         self._stop = asyncio.Event()
 
@@ -52,6 +53,7 @@ class Node:
             "reason": reason or None,
             "models": [one.public() for one in self.serving.offered()],
             **self.serving.status(),
+            "doors": self.doors,
             "settings": self.settings.public(),
         }
 
@@ -107,7 +109,7 @@ class Node:
         """Fed while this loop and the supervisor make progress; a model's health is not its business."""
         interval = systemd.watchdog_interval()
         while interval:
-            await asyncio.sleep(interval / 2)
+            await asyncio.sleep(interval)
             if self.activation.alive(interval):
                 systemd.notify("WATCHDOG=1")
 

@@ -86,8 +86,10 @@ class Door:
                 wait = BACKOFF_MOST_S if slow else min(BACKOFF_MOST_S, BACKOFF_S * 2**failures)
                 wait *= random.uniform(0.5, 1)  # noqa: S311
                 log.warning("mqtt broker away", reason=str(problem), again_in_s=round(wait, 1))
+                self._node.doors["mqtt"] = f"away: {problem}"
             except* StateError as problems:
                 log.error("mqtt message not kept, so not acked", reason=str(_first(problems)))
+                self._node.doors["mqtt"] = f"no room: {_first(problems)}"
                 wait = 0.0
                 await self._room()
             self._link = None
@@ -109,6 +111,7 @@ class Door:
             async with asyncio.TaskGroup() as group:
                 await link.connect(self._topics.inputs)
                 log.info("mqtt connected", client_id=self._client_id)
+                self._node.doors["mqtt"] = "connected"
                 self._link = link
                 self._node.telemetry.mqtt_connected.set(1)
                 group.create_task(receiver.run(link))

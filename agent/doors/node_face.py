@@ -21,6 +21,9 @@ class Node(Protocol):
     def telemetry(self) -> Telemetry: ...
     @property
     def shelf(self) -> Shelf: ...
+    @property
+    def doors(self) -> dict[str, str]:
+        """By name: what a door says of itself, for `/status`."""
 
     def status(self) -> dict[str, Any]:
         """For `/status`: no secret in it."""

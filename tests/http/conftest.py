@@ -24,7 +24,7 @@ def guarded_agent(start_agent: Callable[..., Agent]) -> Agent:
     """Keys, small and quick bodies, and one more name to be called by."""
     return start_agent(
         AUTOGLM_API_KEYS=json.dumps(KEYS),
-        AUTOGLM_ALLOWED_HOSTS='["edge.example"]',
+        AUTOGLM_ALLOWED_HOSTS="edge.example, other.example",
         AUTOGLM_MAX_BODY_BYTES="65536",
         AUTOGLM_BODY_TIMEOUT_S="1",
     )

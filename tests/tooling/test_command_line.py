@@ -85,7 +85,7 @@ def test_status_shows_the_model_and_the_settings(here: dict[str, str]) -> None:
 
 def test_models_lists_the_shelf_of_the_running_agent(here: dict[str, str]) -> None:
     rows = json.loads(run("models", "--json", **here).stdout)
-    assert [(row["model"], row["active"]) for row in rows] == [("echo", True)]
+    assert [row["model"] for row in rows if row["active"]] == ["echo"]
 
 
 def test_bench_measures_each_number_of_clients(here: dict[str, str]) -> None:
