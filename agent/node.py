@@ -15,7 +15,8 @@ import structlog
 from agent import __version__, log, systemd
 from agent.activation import Activation
 from agent.config import Settings
-from agent.doors import http, mqtt
+from agent.doors.http.door import serve as serve_http
+from agent.doors.mqtt.door import serve as serve_mqtt
 from agent.errors import AgentError
 from agent.serving import Serving
 from agent.telemetry import Telemetry
@@ -79,8 +80,8 @@ class Node:
                         self.activation.run(),
                         self._tell_systemd(),
                         self._watchdog(),
-                        http.serve(self),
-                        *((mqtt.serve(self),) if self.settings.mqtt_url else ()),
+                        serve_http(self),
+                        *((serve_mqtt(self),) if self.settings.mqtt_url else ()),
                     )
                 ]
                 await self._stop.wait()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from agent.doors.answers import Answer, Stream
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.openai import read
+from agent.doors.openai.answers import Answer, Stream
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.requests import read
 from agent.request import Chunk, TokenLogprob, Usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import Settings
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.openai import body_of, read, requests
-from agent.doors.strict_json import load_object
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.requests import body_of, read, requests
+from agent.doors.openai.strict_json import load_object
 from agent.errors import BadRequest
 from agent.request import Request
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.openai import read
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.requests import read
 from tests.support.agent import Agent
 
 

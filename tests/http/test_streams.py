@@ -11,12 +11,12 @@ import pytest
 from starlette.types import Message
 
 from agent.config import Settings
-from agent.doors.answers import Stream
-from agent.doors.bodies import ChatBody
-from agent.doors.conversation import EventStream, submit_all
-from agent.doors.guard import Guard
-from agent.doors.http import create_app
-from agent.doors.openai import read
+from agent.doors.http.conversation import EventStream, submit_all
+from agent.doors.http.door import create_app
+from agent.doors.http.guard import Guard
+from agent.doors.openai.answers import Stream
+from agent.doors.openai.bodies import ChatBody
+from agent.doors.openai.requests import read
 from agent.errors import Overloaded
 from agent.request import Chunk, Request
 from agent.telemetry import Telemetry

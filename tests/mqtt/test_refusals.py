@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.doors.mqtt_topics import Topics, check_response_topic
+from agent.doors.mqtt.topics import Topics, check_response_topic
 from agent.errors import BadRequest
 from tests.mqtt.broker import Mosquitto, chat
 from tests.mqtt.conftest import Node

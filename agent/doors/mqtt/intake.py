@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.config import Settings
-from agent.doors.http_errors import error_object
-from agent.doors.mqtt_link import Message
-from agent.doors.mqtt_topics import NAME, Topics, check_response_topic
-from agent.doors.openai import Body, body_of, requests
-from agent.doors.strict_json import load_object
+from agent.doors.http.errors import error_object
+from agent.doors.mqtt.link import Message
+from agent.doors.mqtt.topics import NAME, Topics, check_response_topic
+from agent.doors.openai.requests import Body, body_of, requests
+from agent.doors.openai.strict_json import load_object
 from agent.errors import AgentError, BadRequest, TooLarge
 from cloud_sync.state import Address, Known
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import structlog
 
 from agent.config import Settings
-from agent.doors.answers import Answer
-from agent.doors.mqtt_intake import encode, error_payload, read_body
-from agent.doors.mqtt_tokens import Tokens
-from agent.doors.mqtt_topics import Topics
-from agent.doors.openai import Body, requests
+from agent.doors.mqtt.intake import encode, error_payload, read_body
+from agent.doors.mqtt.tokens import Tokens
+from agent.doors.mqtt.topics import Topics
+from agent.doors.openai.answers import Answer
+from agent.doors.openai.requests import Body, requests
 from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
 from agent.request import Request
 from agent.serving import Serving

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from agent.doors.bodies import PullBody
-from agent.doors.http_errors import error_object, json_response
+from agent.doors.http.errors import error_object, json_response
+from agent.doors.http.routes import json_body
+from agent.doors.http.schema import documented
 from agent.doors.node_face import Node
-from agent.doors.openai import bad_request
-from agent.doors.openai_routes import json_body
-from agent.doors.schema import documented
-from agent.doors.strict_json import load_object
+from agent.doors.openai.bodies import PullBody
+from agent.doors.openai.requests import bad_request
+from agent.doors.openai.strict_json import load_object
 from agent.errors import AgentError, BadRequest
 from models.errors import ModelError
 

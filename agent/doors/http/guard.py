@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.access import LOCAL, Access, Caller
 from agent.config import Settings
-from agent.doors.exchange import Exchange
-from agent.doors.http_errors import HostNotAllowed, OriginNotAllowed, error_response
+from agent.doors.http.errors import HostNotAllowed, OriginNotAllowed, error_response
+from agent.doors.http.exchange import Exchange
 from agent.errors import AgentError
 from agent.telemetry import Telemetry
 

@@ -11,8 +11,8 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from agent.doors.answers import Answer, Stream
-from agent.doors.http_errors import error_object, json_response
+from agent.doors.http.errors import error_object, json_response
+from agent.doors.openai.answers import Answer, Stream
 from agent.errors import AgentError
 from agent.request import Chunk, Request
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from agent.config import Settings
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.fields import MAX_CHARACTERS
-from agent.doors.strict_json import load_object
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.fields import MAX_CHARACTERS
+from agent.doors.openai.strict_json import load_object
 from agent.errors import BadRequest
 from agent.request import Request, Sampling
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent import __version__
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.logprobs import chat_logprobs, completion_logprobs, text_of
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.logprobs import chat_logprobs, completion_logprobs, text_of
 from agent.request import Chunk, TokenLogprob, Usage
 
 FINGERPRINT = f"autoglm-{__version__}"

@@ -10,14 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from agent import __version__
-from agent.doors.admin import admin_routes
-from agent.doors.guard import Guard, is_everywhere
-from agent.doors.http_errors import error_response, from_status, json_response
-from agent.doors.listen import listening
+from agent.doors.http.admin import admin_routes
+from agent.doors.http.errors import error_response, from_status, json_response
+from agent.doors.http.guard import Guard, is_everywhere
+from agent.doors.http.listen import listening
+from agent.doors.http.routes import openai_routes
+from agent.doors.http.schema import add_docs, documented
+from agent.doors.http.wire import make_server
 from agent.doors.node_face import Node
-from agent.doors.openai_routes import openai_routes
-from agent.doors.schema import add_docs, documented
-from agent.doors.wire import make_server
 from agent.errors import AgentError, Unavailable
 from agent.telemetry import CONTENT_TYPE
 

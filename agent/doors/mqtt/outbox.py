@@ -11,7 +11,7 @@ import contextlib
 
 import structlog
 
-from agent.doors.mqtt_link import Link
+from agent.doors.mqtt.link import Link
 from agent.telemetry import Telemetry
 from cloud_sync.state import State, StateError
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from agent.doors.mqtt_intake import encode
+from agent.doors.mqtt.intake import encode
 from agent.request import Chunk
 
 GATHER_S = 0.05

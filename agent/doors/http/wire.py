@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agent.doors.http_errors import error_object
+from agent.doors.http.errors import error_object
 from agent.errors import BadRequest
 
 HEAD_BYTES = 64 * 1024

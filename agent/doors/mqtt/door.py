@@ -20,13 +20,13 @@ from pathlib import Path
 import structlog
 
 from agent import __version__
-from agent.doors.broker import BrokerError, EmbeddedBroker
-from agent.doors.mqtt_intake import encode
-from agent.doors.mqtt_link import Link, LinkError, Will
-from agent.doors.mqtt_outbox import Outbox
-from agent.doors.mqtt_receiver import Receiver
-from agent.doors.mqtt_runs import Out, Runs
-from agent.doors.mqtt_topics import Topics
+from agent.doors.mqtt.broker import BrokerError, EmbeddedBroker
+from agent.doors.mqtt.intake import encode
+from agent.doors.mqtt.link import Link, LinkError, Will
+from agent.doors.mqtt.outbox import Outbox
+from agent.doors.mqtt.receiver import Receiver
+from agent.doors.mqtt.runs import Out, Runs
+from agent.doors.mqtt.topics import Topics
 from agent.doors.node_face import Node
 from cloud_sync.state import State, StateError
 

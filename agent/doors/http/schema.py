@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from agent.doors.bodies import ChatBody, CompletionBody, PullBody
+from agent.doors.openai.bodies import ChatBody, CompletionBody, PullBody
 
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from agent.doors.fields import (
+from agent.doors.openai.fields import (
     Biases,
     Content,
     LongText,

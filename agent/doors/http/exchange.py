@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from starlette.types import Message, Receive, Scope, Send
 
-from agent.doors.http_errors import BodyTimeout
+from agent.doors.http.errors import BodyTimeout
 from agent.errors import TooLarge
 
 LINGER_S = 2.0

@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from agent.doors.mqtt_intake import Incoming, Refused, error_payload, read_acks, read_prompt, refusal
-from agent.doors.mqtt_link import WINDOW, Link, Message
-from agent.doors.mqtt_topics import Topics
+from agent.doors.mqtt.intake import Incoming, Refused, error_payload, read_acks, read_prompt, refusal
+from agent.doors.mqtt.link import WINDOW, Link, Message
+from agent.doors.mqtt.topics import Topics
 from agent.doors.node_face import Node
 from agent.errors import BadRequest, Conflict, ModelNotFound
 from cloud_sync.state import Accepted, Address, State

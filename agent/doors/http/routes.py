@@ -9,13 +9,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from agent.access import Caller
-from agent.doors.answers import Answer, Stream
-from agent.doors.bodies import ChatBody, CompletionBody
-from agent.doors.conversation import EventStream, WholeAnswer, submit_all
-from agent.doors.http_errors import UnsupportedMedia, json_response
+from agent.doors.http.conversation import EventStream, WholeAnswer, submit_all
+from agent.doors.http.errors import UnsupportedMedia, json_response
+from agent.doors.http.schema import documented
 from agent.doors.node_face import Node
-from agent.doors.openai import new_id, read, requests
-from agent.doors.schema import documented
+from agent.doors.openai.answers import Answer, Stream
+from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.requests import new_id, read, requests
 from agent.errors import Cancelled, ModelNotFound
 from agent.offered import Offered
 

@@ -1,0 +1,1 @@
+"""The HTTP door: OpenAI's routes, the node's own, and the guard before them."""
