@@ -118,10 +118,12 @@ def _models(settings: Settings, node: Node | None) -> Finding:
 
 
 def _broker(settings: Settings, node: Node | None) -> Finding:
-    told = node.get("/status")["settings"] if node else settings.public()
-    url, port = told["mqtt_url"], told["embedded_port"]
+    status = node.get("/status") if node else {"settings": settings.public()}
+    url, port = status["settings"]["mqtt_url"], status["settings"]["embedded_port"]
     if url is None:
         return Finding("mqtt", "note", "off; AUTOGLM_MQTT_URL=embedded or mqtt://host:port turns it on")
+    if node is not None:
+        return _link(url, status["doors"].get("mqtt", "not connected yet"))
     if url == "embedded":
         host, hint = "127.0.0.1", "it comes with serve"
     else:
@@ -131,6 +133,13 @@ def _broker(settings: Settings, node: Node | None) -> Finding:
     if _listens(host, port):
         return Finding("mqtt", "ok", f"a broker listens at {host}:{port}")
     return Finding("mqtt", "note", f"no broker listens at {host}:{port}: {hint}")
+
+
+def _link(url: str, state: str) -> Finding:
+    """What the running agent says of its connection, which is more than that something listens there."""
+    if state == "connected":
+        return Finding("mqtt", "ok", f"the agent is connected: {url}")
+    return Finding("mqtt", "note" if state == "not connected yet" else "broken", f"{url}: {state}")
 
 
 def _listens(host: str, port: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,8 +105,6 @@ def test_doctor_finds_nothing_broken_beside_a_ready_agent(here: dict[str, str]) 
 
 
 def test_doctor_says_that_another_program_has_the_port(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -112,6 +112,21 @@ def test_doctor_says_that_another_program_has_the_port(tmp_path: Path) -> None:
         told = run("doctor", AUTOGLM_DATA_DIR=str(tmp_path), AUTOGLM_HTTP_PORT=port)
     assert told.returncode == 1
     assert "AUTOGLM_HTTP_PORT" in told.stdout
+
+
+def test_doctor_tells_why_the_agent_is_not_connected_to_its_broker(start_agent: Callable[..., Agent]) -> None:
+    with socket.socket() as other:  # somebody listens where the embedded broker should
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        agent = start_agent(AUTOGLM_MQTT_URL="embedded", AUTOGLM_EMBEDDED_PORT=str(port))
+        while "mqtt" not in agent.status()["doors"]:
+            time.sleep(0.05)
+        told = run("doctor", AUTOGLM_DATA_DIR=str(agent.data_dir))
+    agent.stop()
+    assert told.returncode == 1
+    assert "broken: mqtt" in told.stderr
+    assert "set AUTOGLM_EMBEDDED_PORT, or AUTOGLM_MQTT_URL=mqtt://127.0.0.1:" in told.stdout
 
 
 def test_pull_and_models_work_on_the_shelf_where_no_agent_runs(

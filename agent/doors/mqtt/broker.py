@@ -82,4 +82,10 @@ class EmbeddedBroker:
         try:
             return broker.start()
         except (OSError, RuntimeError) as error:
-            raise BrokerError(f"no embedded broker: {error}") from error
+            raise BrokerError(f"no embedded broker: {error}{self._hint(error)}") from error
+
+    def _hint(self, error: Exception) -> str:
+        if not isinstance(error, OSError):
+            return ""
+        there = f"mqtt://127.0.0.1:{self._settings.embedded_port}"
+        return f"; set AUTOGLM_EMBEDDED_PORT, or AUTOGLM_MQTT_URL={there} to use the broker that is there"

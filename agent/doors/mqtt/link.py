@@ -76,6 +76,8 @@ class Link:
         on_published: Callable[[int, str], None],
     ) -> None:
         self._settings, self._url = settings, urlsplit(url)
+        self._host = self._url.hostname or "localhost"
+        self._port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_published = on_message, on_published
         self._connected: asyncio.Future[None] = self._loop.create_future()
@@ -97,7 +99,7 @@ class Link:
             async with asyncio.timeout(CONNECT_S):
                 await asyncio.wait((self._connected, self._ended), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
-            self._over(LinkError(f"no answer from the broker in {CONNECT_S} s"))
+            self._over(self._error(f"no answer from the broker in {CONNECT_S} s"))
         if self._ended.done():
             raise self._ended.result()
         self._client.subscribe([(filter, 1) for filter in filters])
@@ -145,20 +147,19 @@ class Link:
     def _run(self) -> None:
         try:
             self._secure()
-            self._client.connect(
-                self._url.hostname or "localhost",
-                self._url.port or (8883 if self._url.scheme == "mqtts" else 1883),
-                KEEPALIVE_S,
-                **self._connect_options(),
-            )
+            self._client.connect(self._host, self._port, KEEPALIVE_S, **self._connect_options())
             while (code := self._client.loop()) == paho.MQTT_ERR_SUCCESS:
                 pass
-            error = LinkError(paho.error_string(code))
+            error = self._error(paho.error_string(code))
         except OSError as problem:
-            error = LinkError(str(problem), slow=isinstance(problem, ssl.SSLError))
+            error = self._error(str(problem), slow=isinstance(problem, ssl.SSLError))
         except (ValueError, MQTTException) as problem:  # a broken packet, a name that cannot be one
-            error = LinkError(f"{type(problem).__name__}: {problem}")
+            error = self._error(f"{type(problem).__name__}: {problem}")
         self._tell(self._over, error)
+
+    def _error(self, message: str, *, slow: bool = False) -> LinkError:
+        """With the place, and without the login that the URL may hold."""
+        return LinkError(f"{self._host}:{self._port}: {message}", slow=slow)
 
     def _make(self, client_id: str, will: Will) -> paho.Client:
         client = paho.Client(
@@ -209,7 +210,7 @@ class Link:
     def _connack(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
             slow = str(reason) in NOT_ALLOWED
-            self._tell(self._over, LinkError(f"the broker refused: {reason}", slow=slow))
+            self._tell(self._over, self._error(f"the broker refused: {reason}", slow=slow))
         else:
             most = getattr(properties, "ReceiveMaximum", WINDOW)
             self._tell(self._welcome, getattr(properties, "MaximumPacketSize", None), most)
@@ -218,12 +219,12 @@ class Link:
         self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
     ) -> None:
         if bad := [str(reason) for reason in reasons if reason.is_failure]:
-            self._tell(self._over, LinkError(f"the broker refused a subscription: {bad[0]}", slow=True))
+            self._tell(self._over, self._error(f"the broker refused a subscription: {bad[0]}", slow=True))
 
     def _disconnected(
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
-        self._tell(self._over, LinkError(str(reason), slow=str(reason) == "Session taken over"))
+        self._tell(self._over, self._error(str(reason), slow=str(reason) == "Session taken over"))
 
     def _received(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         given = message.properties
