@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import platform
@@ -11,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,6 +32,23 @@ from pydantic_settings import (
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CONFIG_FILE = Path("/etc/autoglm/agent.toml")
+BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|GRPC_PORT|CLOUD_.*)")  # variables that are no settings here
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise ValueError("must be 1 to 64 letters of A-Z a-z 0-9 . _ -")
+    return value
+
+
+def _is_digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError('must be 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+Digest = Annotated[str, AfterValidator(_is_digest)]
 
 
 class RateLimit(BaseModel):
@@ -36,22 +63,32 @@ class RateLimit(BaseModel):
 class ApiKey(RateLimit):
     """One `[[api_keys]]` table. `sha256` is the hex digest of the key, so that the file holds no secret."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: Name
     key: SecretStr | None = None
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    sha256: Digest | None = None
     models: list[str] | None = None  # None: all
     admin: bool = False  # may pull and swap models
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> ApiKey:
+        if not self.sha256 and not (self.key and self.key.get_secret_value()):
+            raise ValueError(f"the key named {self.name!r} needs `sha256` or `key`")
+        return self
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Units are in the names or the comments."""
 
     model_config = SettingsConfigDict(
-        env_prefix="AUTOGLM_", extra="ignore", populate_by_name=True, env_ignore_empty=True
+        env_prefix="AUTOGLM_",
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     # This node
-    node: str = Field(default_factory=lambda: _default_node(), pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    node: Name = Field(default_factory=lambda: _default_node())
     data_dir: Path = Field(default_factory=lambda: _default_data_dir())
 
     # Model and engine
@@ -118,7 +155,10 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
-            return json.loads(value)
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("must be names with commas between, or a JSON list") from None
         return [host.strip() for host in value.split(",") if host.strip()]
 
     @field_validator("mqtt_url")
@@ -126,8 +166,17 @@ class Settings(BaseSettings):
     def _mqtt_url_is_known(cls, value: str | None) -> str | None:
         if value in (None, "", "none"):
             return None
-        if value != "embedded" and urlsplit(value).scheme not in ("mqtt", "mqtts"):
+        if value == "embedded":
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise ValueError("must be mqtt://host:port, mqtts://host:port, 'embedded' or 'none'")
+        try:
+            wrong = parts.port == 0
+        except ValueError:  # its text has what may be a piece of a password
+            wrong = True
+        if wrong:
+            raise ValueError("has no port from 1 to 65535 (in a password, / and @ are written %2F and %40)")
         return value
 
     @classmethod
@@ -139,8 +188,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("AUTOGLM_CONFIG", CONFIG_FILE))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        named = os.environ.get("AUTOGLM_CONFIG")
+        if named and not Path(named).exists():
+            raise ValueError("there is no such file (AUTOGLM_CONFIG names it)")
+        return init_settings, env_settings, _File(settings_cls, toml_file=Path(named or CONFIG_FILE))
 
     @cached_property
     def socket(self) -> Path:
@@ -155,6 +206,30 @@ class Settings(BaseSettings):
             shown["mqtt_url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
         shown["api_keys"] = [key.name for key in self.api_keys]
         return shown
+
+
+class _File(TomlConfigSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        given = super().__call__()
+        if unknown := sorted(given.keys() - Settings.model_fields.keys()):
+            raise ValueError(f"there is no setting `{unknown[0]}`{_nearest(unknown[0])}")
+        return given
+
+
+def unknown_variables() -> list[str]:
+    """What is said of the `AUTOGLM_*` variables that nobody reads: they are misspelt, most likely."""
+    return [
+        f"there is no setting {name}{_nearest(name.removeprefix('AUTOGLM_').lower(), 'AUTOGLM_')}"
+        for name in sorted(name.upper() for name in os.environ)
+        if name.startswith("AUTOGLM_")
+        and name.removeprefix("AUTOGLM_").lower() not in Settings.model_fields
+        and not BESIDE.fullmatch(name)
+    ]
+
+
+def _nearest(key: str, prefix: str = "") -> str:
+    close = difflib.get_close_matches(key.lower(), Settings.model_fields, n=1)
+    return "".join(f": is {prefix}{name.upper() if prefix else name} meant?" for name in close)
 
 
 def _default_node() -> str:

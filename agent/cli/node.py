@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,17 +60,29 @@ class Node:
 def load_settings(**given: Any) -> Settings:
     """The settings in force, with what was given on the command line over them."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
-    from agent.config import Settings
+    from agent.config import CONFIG_FILE, Settings
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name}: {first['msg']}") from None
-    except ValueError as error:  # TOML that cannot be read
-        raise UsageError(f"{os.environ.get('AUTOGLM_CONFIG', '/etc/autoglm/agent.toml')}: {error}") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        unknown = first["type"] == "extra_forbidden"
+        says = "is not known" if unknown else first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{_named(*first['loc'])}: {says}") from None
+    except SettingsError as error:  # a variable that pydantic-settings cannot parse
+        name = re.search(r'field "(\w+)"', str(error))
+        raise UsageError(f"{_named(name[1])} must be JSON" if name else str(error)) from None
+    except (ValueError, OSError) as error:  # the file
+        says = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{os.environ.get('AUTOGLM_CONFIG') or CONFIG_FILE}: {says}") from None
+
+
+def _named(setting: str | int, *within: str | int) -> str:
+    """A setting as the documentation names it: `AUTOGLM_API_KEYS[0].name`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in within)
+    return f"AUTOGLM_{str(setting).upper().removeprefix('AUTOGLM_')}" + "".join(parts)
 
 
 def find(settings: Settings) -> Node | None:

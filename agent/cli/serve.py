@@ -37,7 +37,13 @@ def serve_until_stopped(settings: Settings) -> None:
     import structlog
     import uvloop
 
+    from agent import log as logs
     from agent import node
+    from agent.config import unknown_variables
+
+    logs.configure(settings.log_level, settings.log_format)
+    for warning in unknown_variables():
+        structlog.get_logger().warning(warning)
 
     def log(line: str) -> None:
         structlog.get_logger().info(line)  # anew each time: the node configures logs when it starts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -67,7 +68,7 @@ def test_a_taken_port_is_named_with_what_to_do(echo_agent: Agent, tmp_path: Path
         env={
             "AUTOGLM_DATA_DIR": str(tmp_path),
             "AUTOGLM_HTTP_PORT": str(echo_agent.port),
-            "AUTOGLM_CONFIG": "/x",
+            "AUTOGLM_CONFIG": os.devnull,
         },
         capture_output=True,
         text=True,

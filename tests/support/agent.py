@@ -65,7 +65,7 @@ class Agent:
             "AUTOGLM_DATA_DIR": str(self.data_dir),
             "AUTOGLM_HTTP_PORT": str(self.port),
             "AUTOGLM_LOG_LEVEL": "debug",
-            "AUTOGLM_CONFIG": "/nonexistent",
+            "AUTOGLM_CONFIG": os.devnull,
             **self.environment,
         }
         with (self.data_dir / "log").open("ab") as log:

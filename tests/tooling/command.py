@@ -12,7 +12,7 @@ AUTOGLM = Path(sys.executable).with_name("autoglm")
 
 def run(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("AUTOGLM_")}
-    environment = inherited | {"AUTOGLM_CONFIG": "/nonexistent"} | settings
+    environment = inherited | {"AUTOGLM_CONFIG": os.devnull} | settings
     return subprocess.run(
         [AUTOGLM, *arguments],
         check=False,

@@ -157,7 +157,7 @@ def test_without_an_agent_a_command_says_how_to_start_one(
     [
         (("generate", "Hi", "--model", "nope"), {}, "nope", 1),
         (("pull", "no such thing"), {}, "no such thing", 1),
-        (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "http_port", 2),
+        (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "AUTOGLM_HTTP_PORT", 2),
         (("bench", "--clients", "none"), {}, "--clients", 2),
         (("generate",), {}, "prompt", 2),
         (("nonsense",), {}, "nonsense", 2),
