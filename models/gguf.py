@@ -85,7 +85,8 @@ def _read_counts(cursor: Cursor, size: int) -> tuple[int, int]:
     if size < 24:
         raise GGUFError(f"not a GGUF file: {size} bytes are too few")
     if (magic := cursor.take(4)) != MAGIC:
-        raise GGUFError(f"not a GGUF file: it begins with {magic!r}")
+        begins = f"'{magic.decode()}'" if magic.isascii() and magic.decode().isprintable() else magic.hex(" ")
+        raise GGUFError(f"not a GGUF file: it begins with {begins}")
     version = cursor.u32()
     if version & 0xFFFF == 0 and version:
         raise GGUFError("the file is big-endian: convert it for this machine")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from models.errors import ModelError, NoRoom, WrongDigest
+from models.errors import GGUFError, ModelError, NoRoom, WrongDigest
 from models.gguf import read_header
 from models.manifest import File
 from models.shelf import Shelf, Staged, Version
@@ -39,7 +39,14 @@ async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
     await in_thread(work.sweep, shelf)
     async with work.working(shelf, key, meter) as folder:
         # Another pull may have brought it while this one waited for the folder.
-        version = await on_shelf(found, shelf) or await _bring(found, folder, shelf, meter)
+        try:
+            version = await on_shelf(found, shelf) or await _bring(found, folder, shelf, meter)
+        except GGUFError as error:
+            await in_thread(work.finish, shelf, key)  # what came is no good to resume from
+            raise GGUFError(f"{found.source}: {error}") from error
+        except WrongDigest:
+            await in_thread(work.finish, shelf, key)
+            raise
         await in_thread(work.finish, shelf, key)
         return version
 

@@ -74,7 +74,8 @@ ARCHITECTURE = ["general.architecture"]
 
 REFUSED = {
     "empty": (b"", "too few"),
-    "a web page": (b"<!DOCTYPE html><html></html>", "begins with"),
+    "a web page": (b"<!DOCTYPE html><html></html>", "begins with '<!DO'$"),
+    "a zip": (b"PK\x03\x04" + bytes(30), "begins with 50 4b 03 04$"),
     "version 1": (raw(minimal_pairs(), version=1), "version 1"),
     "version 4": (raw(minimal_pairs(), version=4), "version 4"),
     "big-endian": (raw(minimal_pairs(), version=3 << 24), "big-endian"),
