@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ log = structlog.get_logger()
 RETRY_S = 30.0  # between tries to get the first model
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A Version, ready to be loaded."""
+
+    offered: Offered
+    launch: Launch
+
+
 class Activation:
     def __init__(
         self,
@@ -42,6 +51,7 @@ class Activation:
         self._report = report
         self._supervisor: Supervisor | None = None
         self._running: asyncio.Task[None] | None = None
+        self._prepared_now: Prepared | None = None
         self._group: asyncio.TaskGroup | None = None
         self._changing = asyncio.Lock()
         self.settled = asyncio.Event()  # the first load has ended, well or badly
@@ -51,7 +61,10 @@ class Activation:
         async with asyncio.TaskGroup() as group:
             self._group = group
             if version := await self._first():
-                await self.activate(version)
+                try:
+                    await self.activate(version)
+                except (ModelError, OSError) as error:
+                    self._serving.hold(f"the model cannot be loaded: {error}")
             self.settled.set()
             await asyncio.Event().wait()
 
@@ -88,43 +101,59 @@ class Activation:
             task.cancel()
             await asyncio.wait({task})
         active = self._serving.offered()
-        if active and active[0].name == version.model and active[0].version != version.version:
+        if not active or (active[0].name == version.model and active[0].version != version.version):
             yield {"phase": "load", "done": 0, "total": None}
             await self.activate(version)
         yield {"model": version.model, "version": version.version, "path": str(version.path)}
 
     async def activate(self, version: Version) -> None:
-        """Serve this Version, by drain and swap; back to the former one if this does not load."""
-        async with self._changing:
-            old, former = self._supervisor, self._serving.offered()
-            self._serving.hold("a new Version is being loaded")
-            try:
-                if old is not None:
-                    await self._serving.drain(self._settings.drain_s)
-                    await self._end(old)
-                loaded = await self._load(version)
-                if not loaded and former and self._supervisor:
-                    log.error("the new Version does not load: back to the former", version=version.version)
-                    await self._end(self._supervisor)
-                    await self._load(self._shelf.get(former[0].name, former[0].version))
-                    raise ModelError(f"version {version.version} does not load; the former one serves on")
-            finally:
-                self._serving.hold("")
+        """Serve this Version, by drain and swap; ModelError, and the former one, where it does not load.
 
-    async def _load(self, version: Version) -> bool:
-        """Start a supervisor, wait for the first load. False: it failed; the supervisor goes on trying."""
+        It goes on where the caller is cancelled: half a swap would serve nothing.
+        """
+        outcome: asyncio.Future[ModelError | OSError | None] = asyncio.get_running_loop().create_future()
+        self._tasks().create_task(self._swap(version, outcome))
+        if error := await asyncio.shield(outcome):
+            raise error
+
+    async def _swap(self, version: Version, outcome: asyncio.Future[ModelError | OSError | None]) -> None:
+        try:
+            async with self._changing:
+                await self._change(await self._prepared(version))
+            outcome.set_result(None)
+        except (ModelError, OSError) as error:
+            log.error("a Version cannot be served", version=version.version, error=str(error))
+            outcome.set_result(error)
+
+    async def _prepared(self, version: Version) -> Prepared:
+        """All that can be found out of it while the former one serves on."""
         offered = await asyncio.to_thread(describe, version)
-        launch = Launch(
-            offered.name,
-            offered.version,
-            self._settings.engine,
-            offered.path,
-            await device.engine_settings(self._settings, offered),
-        )
+        settings = await device.engine_settings(self._settings, offered)
+        launch = Launch(offered.name, offered.version, self._settings.engine, offered.path, settings)
+        return Prepared(offered, launch)
+
+    async def _change(self, new: Prepared) -> None:
+        former = self._prepared_now
+        self._serving.hold("a new Version is being loaded")
+        try:
+            if self._supervisor is not None:
+                await self._serving.drain(self._settings.drain_s)
+                await self._end(self._supervisor)
+            if await self._start(new) or former is None:
+                return
+            if self._supervisor is not None:
+                await self._end(self._supervisor)
+            await self._start(former)
+            raise ModelError(f"version {new.launch.version} does not load; the former one serves on")
+        finally:
+            self._serving.hold("")
+
+    async def _start(self, prepared: Prepared) -> bool:
+        """Start a supervisor, wait for the first load. False: it failed; the supervisor goes on trying."""
         deadlines = Deadlines(self._settings.worker_deadline_s, self._settings.load_deadline_s)
-        supervisor = Supervisor(launch, self._serving, deadlines, self._telemetry)
-        self._supervisor = supervisor
-        self._serving.attach(offered, supervisor)
+        supervisor = Supervisor(prepared.launch, self._serving, deadlines, self._telemetry)
+        self._supervisor, self._prepared_now = supervisor, prepared
+        self._serving.attach(prepared.offered, supervisor)
         self._running = self._tasks().create_task(supervisor.run())
         await supervisor.settled.wait()
         return supervisor.state is State.READY
@@ -137,7 +166,7 @@ class Activation:
     async def _end(self, supervisor: Supervisor) -> None:
         await supervisor.stop()
         if self._running:
-            await self._running
+            await asyncio.wait({self._running})
 
     async def _first(self) -> Version | None:
         """The model that the settings name: from the shelf, else pulled, however long that takes."""

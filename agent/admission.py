@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -77,18 +78,28 @@ class FairQueue(Generic[T]):
             self.entries.append(entry)
         self.tokens += entry.cost
 
+    def peek(self, now: float) -> T:
+        """Whose turn it is. IndexError: nobody waits."""
+        return self.entries[self._next(now)].item
+
     def pop(self, now: float) -> T:
-        """The next one. IndexError: nobody waits."""
-        if not self.entries:
-            raise IndexError("nobody waits")
-        best = max(
-            range(len(self.entries)),
-            key=lambda at: (self._urgency(self.entries[at], now), -self._had[self.entries[at].sender], -at),
-        )
+        """Let in whose turn it is. IndexError: nobody waits."""
+        best = self._next(now)
         entry = self.entries[best]
         self._had[entry.sender] += entry.cost
         self._drop(best)
         return entry.item
+
+    def crowd_out(self, sender: str) -> T | None:
+        """Make room for a sender that has less than its share: the newest of the one that has most goes."""
+        waiting = Counter(entry.sender for entry in self.entries)
+        heaviest, most = waiting.most_common(1)[0]
+        if waiting[sender] + 1 >= most:
+            return None
+        newest = max(at for at, entry in enumerate(self.entries) if entry.sender == heaviest)
+        item = self.entries[newest].item
+        self._drop(newest)
+        return item
 
     def remove(self, item: T) -> bool:
         for at, entry in enumerate(self.entries):
@@ -96,6 +107,14 @@ class FairQueue(Generic[T]):
                 self._drop(at)
                 return True
         return False
+
+    def _next(self, now: float) -> int:
+        if not self.entries:
+            raise IndexError("nobody waits")
+        return max(
+            range(len(self.entries)),
+            key=lambda at: (self._urgency(self.entries[at], now), -self._had[self.entries[at].sender], -at),
+        )
 
     def _drop(self, at: int) -> None:
         self.tokens -= self.entries[at].cost

@@ -119,4 +119,8 @@ class Reader:
                 return
             body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            yield self._decoder.decode(body)
+            try:
+                frame = self._decoder.decode(body)
+            except msgspec.MsgspecError as error:
+                raise ValueError(f"not a frame: {error}") from error
+            yield frame

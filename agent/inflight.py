@@ -47,6 +47,7 @@ class InFlight:
             self.take(said.id)
             return self.fail(job, BY_CODE.get(said.code, InternalError)(said.message))
         self._time(job)
+        job.tokens += said.chunk.tokens
         job.ticket.put(said.chunk)
         if said.chunk.finish:
             self._finish(job, said.chunk)
@@ -76,7 +77,8 @@ class InFlight:
     def fail(self, job: Job, error: AgentError) -> None:
         """End a Request by an error, wherever it was."""
         self._telemetry.failed.labels(code=error.code).inc()
-        self._limits.settle(job.request.sender, job.cost, 0, time.monotonic())
+        used = job.cost if job.tokens else 0.0  # what was estimated, where there was an answer in part
+        self._limits.settle(job.request.sender, job.cost, used, time.monotonic())
         job.ticket.end(error)
 
     def _finish(self, job: Job, chunk: Chunk) -> None:

@@ -29,6 +29,7 @@ class Job:
     prompt: Prompt | None = None  # rendered
     attempt: int = 1
     last: float = 0.0  # when the last Chunk came; 0: none has
+    tokens: int = 0  # of the answer, so far
 
     @property
     def request(self) -> Request:
@@ -36,12 +37,13 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        return self.attempt >= LIVES
+        return self.ticket.deaths >= LIVES - 1
 
     def again(self) -> None:
-        """Its Worker died: the next attempt."""
+        """Its Worker is gone: the next attempt."""
         self.attempt += 1
         self.last = 0.0
+        self.tokens = 0
         self.left = self.request.n
 
     def entry(self) -> Waiting[Job]:
@@ -75,7 +77,12 @@ def check(request: Request, model: Offered, settings: Settings) -> None:
         return
     if isinstance(request.prompt, tuple) and len(request.prompt) >= model.context:
         raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
-    if (size := _size(request)) > model.context * MOST_BYTES_PER_TOKEN:
+    check_size(_size(request), model)
+
+
+def check_size(size: int, model: Offered) -> None:
+    """Whether so many bytes of text can be a prompt at all. Raises PromptTooLong."""
+    if model.context is not None and size > model.context * MOST_BYTES_PER_TOKEN:
         raise PromptTooLong(f"the prompt has {size} bytes, far more than {model.context} tokens of context")
 
 

@@ -18,14 +18,16 @@ class Limits:
         self._mqtt = settings.mqtt_sender_limit
         self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
 
-    def charge(self, sender: str, tokens: float, now: float) -> None:
-        """One request of about so many tokens. Raises RateLimited with the seconds to wait."""
+    def charge(self, sender: str, count: int, tokens: float, now: float) -> None:
+        """So many requests of together about so many tokens. Raises RateLimited with the seconds to wait."""
         requests, budget = self._of(sender, now)
-        wait = max(requests.wait(1, now) if requests else 0.0, budget.wait(tokens, now) if budget else 0.0)
+        wait = max(
+            requests.wait(count, now) if requests else 0.0, budget.wait(tokens, now) if budget else 0.0
+        )
         if wait > 0:
             raise RateLimited(f"the rate limit of {sender!r} is reached", retry_after=wait)
         if requests:
-            requests.take(1, now)
+            requests.take(count, now)
         if budget:
             budget.take(tokens, now)
 

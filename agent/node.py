@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +43,7 @@ class Node:
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self._started = time.monotonic()
         self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
 
     def status(self) -> dict[str, Any]:
         """The whole of `/status`; no secret in it."""
@@ -64,6 +66,9 @@ class Node:
             yield row
 
     def stop(self) -> None:
+        """Once: let running answers end first. Twice: end now."""
+        if self._stop.is_set():
+            self._stop_now.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -90,13 +95,25 @@ class Node:
                     task.cancel()
         finally:
             await self.templates.close()
+        logger.info("stopped")
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
         systemd.notify("STOPPING=1")
-        logger.info("stopping", drain_s=self.settings.drain_s)
         self.serving.close()
-        await self.serving.drain(self.settings.drain_s)
+        if running := self.serving.status()["running"]:
+            logger.info(
+                "stopping: running answers may end; a second signal ends them now",
+                running=running,
+                within_s=self.settings.drain_s,
+            )
+        drained = asyncio.ensure_future(self.serving.drain(self.settings.drain_s))
+        hurried = asyncio.ensure_future(self._stop_now.wait())
+        try:
+            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drained.cancel()
+            hurried.cancel()
         await self.activation.close()
         self.serving.abandon()
         await asyncio.sleep(0)  # the doors hear of it before they are closed
@@ -132,5 +149,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
 async def run(settings: Settings, report: Report | None = None) -> None:
     """Serve until SIGTERM or SIGINT. `report` hears of the first pull's progress."""
     log.configure(settings.log_level, settings.log_format)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each caller is a file, and so is a Worker
     with _only_one(settings):
         await Node(settings, report).run()

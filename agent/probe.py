@@ -8,6 +8,7 @@ must not take the agent down.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import platform
 import sys
@@ -42,9 +43,14 @@ class Probes:
         if key in known:
             return dict(known[key])
         if size > TIMED_BYTES:
-            candidates = candidates[:1]
-        chosen = await self._try(engine, path, settings, candidates)
-        await asyncio.to_thread(self._write, {**known, key: chosen})
+            candidates, settings = candidates[:1], {**settings, "brief": True}
+        try:
+            chosen = await self._try(engine, path, settings, candidates)
+        except TimeoutError:
+            log.warning("the engine's trial took too long: the first settings are used", **candidates[0])
+            return candidates[0]
+        with contextlib.suppress(OSError):  # a full disk: it is tried again next time
+            await asyncio.to_thread(self._write, {**known, key: chosen})
         log.info("engine settings chosen by trial", **chosen)
         return chosen
 
@@ -74,7 +80,7 @@ class Probes:
 
 
 async def run_trials(engine: str, path: str, settings: Choice, candidates: list[Choice]) -> dict[int, float]:
-    """Seconds of the same small work for each candidate that survives it, by index."""
+    """Seconds of the same small work for each candidate that survives it, by index. TimeoutError."""
     timed: dict[int, float] = {}
     tried = 0
     while tried < len(candidates):
@@ -87,8 +93,6 @@ async def run_trials(engine: str, path: str, settings: Choice, candidates: list[
         try:
             async with asyncio.timeout(DEADLINE_S):
                 output, _ = await child.communicate()
-        except TimeoutError:
-            return timed
         finally:
             if child.returncode is None:
                 child.kill()

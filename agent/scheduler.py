@@ -146,7 +146,8 @@ class Scheduler:
             plan.copies.append((placement.copy_from, placement.slot))
         plan.trims.append((placement.slot, placement.reused))
         one.slot, one.computed = placement.slot, placement.reused
-        one.group.cached = max(one.group.cached, placement.reused)
+        if one.index == 0:  # the others find what this one computes
+            one.group.cached = placement.reused
         plan.cached += placement.reused
         self.running.append(one)
 

@@ -25,7 +25,7 @@ from agent.errors import (
 )
 from agent.frames import Beat, Cancel
 from agent.inflight import InFlight
-from agent.job import LIVES, Job, check, cost
+from agent.job import LIVES, Job, check, check_size, cost
 from agent.limits import Limits
 from agent.offered import Offered
 from agent.request import Request
@@ -53,6 +53,7 @@ class Serving:
         self._supervisor: Supervisor | None = None
         self._held = ""  # why the queue waits, where it does
         self._closed = False
+        self._in_hand: Job | None = None  # out of the queue, not yet the Worker's
         self._queue: FairQueue[Job] = FairQueue()
         self._working = InFlight(telemetry, self._limits)
         self._wake = asyncio.Event()
@@ -65,8 +66,12 @@ class Serving:
 
         Raises ModelNotFound, BadRequest, Unavailable or Overloaded at once; the Ticket raises the rest.
         """
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: list[Request]) -> list[Ticket]:
+        """Take in the Requests of one body, all or none. Raises as `submit` does."""
         try:
-            return self._admit(request)
+            return self._admit(requests)
         except AgentError as error:
             self._telemetry.refused.labels(code=error.code).inc()
             raise
@@ -112,17 +117,18 @@ class Serving:
         if beat.said:
             self._wake.set()
 
-    def worker_lost(self, reason: str) -> None:
+    def worker_lost(self, reason: str, *, died: bool) -> None:
         """Requests without a Chunk, and durable ones, are run again; the others end with WorkerLost."""
         self._beat = Beat()
         for job in reversed(self._working.take_all()):
             if job.last and not job.request.durable:
                 error: AgentError = WorkerLost(f"the model's Worker was lost in mid-answer ({reason})")
                 self._working.fail(job, error)
-            elif job.alone:
+            elif died and job.alone:
                 error = InternalError(f"the request cost {LIVES} Workers their lives ({reason})")
                 self._working.fail(job, error)
             else:
+                job.ticket.deaths += died
                 job.again()
                 self._telemetry.rerun.inc()
                 self._queue.push(job.entry(), again=True)
@@ -132,6 +138,9 @@ class Serving:
 
     def attach(self, model: Offered, supervisor: Supervisor) -> None:
         self._model, self._supervisor = model, supervisor
+        for job in self._waiting():
+            if job.request.messages is not None:
+                job.prompt = None  # another Version has another template
 
     def hold(self, why: str) -> None:
         """Let the queue wait; "" lets it go on."""
@@ -144,7 +153,7 @@ class Serving:
 
     def abandon(self) -> None:
         """The agent ends: whoever still waits is told."""
-        left = [entry.item for entry in self._queue.entries] + self._working.take_all()
+        left = [*self._waiting(), *self._working.take_all()]
         self._queue = FairQueue()
         for job in left:
             self._working.fail(job, Unavailable("the agent is stopping", retry_after=5))
@@ -161,42 +170,56 @@ class Serving:
                     await self._wake.wait()
             self._wake.clear()
             self._drop_late()
-            while self._has_room() and len(self._queue):
-                await self._dispatch(self._queue.pop(time.monotonic()))
+            while len(self._queue) and self._has_room(self._queue.peek(time.monotonic())):
+                await self._hand_over(self._queue.pop(time.monotonic()))
             self._gauges()
 
     # Admission.
 
-    def _admit(self, request: Request) -> Ticket:
+    def _admit(self, requests: list[Request]) -> list[Ticket]:
         now = time.monotonic()
         if self._closed:
             raise Unavailable("the agent is stopping", retry_after=5)
-        model = self._resolve(request.model)
-        check(request, model, self._settings)
-        tokens = cost(request)
-        if len(self._queue) >= self._settings.queue_requests:
-            raise Overloaded("the queue is full", retry_after=self._retry_after())
-        if len(self._queue) and self._queue.tokens + tokens > self._settings.queue_tokens:
-            raise Overloaded("the queue is full (tokens)", retry_after=self._retry_after())
-        if request.id in self._working or any(
-            one.item.request.id == request.id for one in self._queue.entries
-        ):
-            raise BadRequest(f"a request with id {request.id!r} is running", param="id")
-        self._limits.charge(request.sender, tokens, now)
+        for request in requests:
+            check(request, self._resolve(request.model), self._settings)
+            if request.id in self._working or any(job.ticket.id == request.id for job in self._waiting()):
+                raise BadRequest(f"a request with id {request.id!r} is running", param="id")
+        sender, tokens = requests[0].sender, sum(cost(request) for request in requests)
+        self._make_room(sender, len(requests), tokens)
+        self._limits.charge(sender, len(requests), tokens, now)
+        jobs = [self._job(request, now) for request in requests]
+        for job in jobs:
+            self._queue.push(job.entry())
+        self._wake.set()
+        return [job.ticket for job in jobs]
+
+    def _job(self, request: Request, now: float) -> Job:
         deadline = now + self._settings.request_timeout_s
         if request.deadline is not None:
             deadline = min(deadline, request.deadline)
-        job = Job(Ticket(request, self._cancelled), tokens, now, deadline, request.n, request.prompt)
-        self._queue.push(job.entry())
-        self._wake.set()
-        return job.ticket
+        return Job(Ticket(request, self._cancelled), cost(request), now, deadline, request.n, request.prompt)
+
+    def _make_room(self, sender: str, count: int, tokens: float) -> None:
+        """Raises Overloaded where the queue is full, and the sender has its share of it."""
+        most = self._settings.queue_requests
+        if count > most:
+            raise BadRequest(f"{count} prompts in one body; this node's queue holds {most}", param="prompt")
+        while len(self._queue) and (
+            len(self._queue) + count > most or self._queue.tokens + tokens > self._settings.queue_tokens
+        ):
+            crowded = self._queue.crowd_out(sender)
+            if crowded is None:
+                raise Overloaded("the queue is full", retry_after=self._retry_after())
+            self._working.fail(crowded, Overloaded("the queue is full", retry_after=self._retry_after()))
 
     def _resolve(self, name: str) -> Offered:
         if self._model is None:
             raise Unavailable(self.ready()[1], retry_after=5)
         if not self._model.answers_to(name):
             raise ModelNotFound(
-                f"the model {name!r} is not here; this node serves {self._model.name!r}", param="model"
+                f"the model {name!r} is not served here; this node serves {self._model.name!r}"
+                " (AUTOGLM_MODEL chooses which, at its start)",
+                param="model",
             )
         if self._supervisor and self._supervisor.state is State.BACKOFF and self._supervisor.deaths >= LIVES:
             raise Unavailable(f"the model does not stay up: {self._supervisor.reason}", retry_after=10)
@@ -208,22 +231,35 @@ class Serving:
 
     # From the queue to the Worker.
 
-    def _has_room(self) -> bool:
+    def _has_room(self, job: Job) -> bool:
         if self._held or self._supervisor is None or self._supervisor.state is not State.READY:
             return False
         if self._model is None or self._model.info is None:
             return False
-        if self._working.closed:
+        if self._working.closed or (job.alone and len(self._working)):
             return False
         return self._working.sequences < self._model.info.slots + LOOKAHEAD
+
+    async def _hand_over(self, job: Job) -> None:
+        self._in_hand = job
+        try:
+            await self._dispatch(job)
+        except Exception as error:  # one Request's mistake must not end the queue
+            log.exception("a request could not be handed to the Worker", request=job.ticket.id)
+            self._working.take(job.ticket.id)
+            self._working.fail(job, InternalError(f"it could not be handed to the model: {error}"))
+        finally:
+            self._in_hand = None
+
+    def _waiting(self) -> list[Job]:
+        in_hand = [self._in_hand] if self._in_hand else []
+        return in_hand + [entry.item for entry in self._queue.entries]
 
     async def _dispatch(self, job: Job) -> None:
         if job.ticket.ended:
             return
         if job.deadline <= time.monotonic():
             return self._working.fail(job, DeadlineExceeded("the deadline passed while the request waited"))
-        if job.alone:
-            await self._working.drain(self._settings.request_timeout_s)
         prompt = job.prompt = job.prompt if job.prompt is not None else await self._render(job)
         if prompt is None or job.ticket.ended:
             return
@@ -242,6 +278,11 @@ class Serving:
         context = {**model.tokens, **job.request.template_kwargs}
         try:
             prompt = await self._templates.render(model.template, job.request.messages or [], context)
+            check_size(len(prompt.encode("utf-8", "surrogatepass")), model)
+            if not prompt.isascii() and any("\ud800" <= one <= "\udfff" for one in prompt):
+                raise BadRequest(
+                    "the chat template makes invalid Unicode of these messages", param="messages"
+                )
         except AgentError as error:
             self._working.fail(job, error)
             return None

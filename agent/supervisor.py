@@ -52,8 +52,8 @@ class Launch:
 class Listener(Protocol):
     def worker_ready(self, info: EngineInfo) -> None: ...
     def worker_said(self, beat: Beat) -> None: ...
-    def worker_lost(self, reason: str) -> None:
-        """The Worker is gone, with every Request it had."""
+    def worker_lost(self, reason: str, *, died: bool) -> None:
+        """The Worker is gone, with every Request it had; not `died`: it was stopped in good order."""
 
 
 @dataclass(slots=True)
@@ -88,19 +88,22 @@ class Supervisor:
         """Until `stop`: one life after another."""
         while not self._stopping:
             self._fruitful = False
-            reason = await self._life()
+            try:
+                reason = await self._life()
+            except (OSError, ValueError) as error:  # it cannot be started, or it does not speak our frames
+                reason = f"broken: {error}"
             if self._stopping:
                 break
             self.deaths = 1 if self._fruitful else self.deaths + 1
             self._enter(State.BACKOFF, reason)
             self.telemetry.restarts.labels(reason=reason.split(":")[0]).inc()
             self.settled.set()
-            self.listener.worker_lost(reason)
+            self.listener.worker_lost(reason, died=True)
             pause = BACKOFF[min(self.deaths, len(BACKOFF)) - 1]
             log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)
             await self._pause(pause)
         self._enter(State.STOPPED, "stopped")
-        self.listener.worker_lost("stopped")
+        self.listener.worker_lost("stopped", died=False)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Ask the Worker to end; `run` returns. It is killed where it does not within `grace_s`."""
@@ -130,6 +133,8 @@ class Supervisor:
         self.share = 0.0
         began = time.monotonic()
         async with self._spawned() as link:
+            if self._stopping:  # while it was being started
+                return "stopped"
             reader = Reader(ToAgent)
             while True:
                 limit = self.deadlines.silent_s if self.state is State.READY else self.deadlines.load_s
@@ -210,7 +215,7 @@ class Supervisor:
                 if code == -signal.SIGKILL:
                     return "killed: by SIGKILL, likely for want of memory"
                 if code < 0:
-                    return f"crash: by {signal.Signals(-code).name}"
+                    return f"crash: by signal {-code} ({signal.strsignal(-code) or 'real-time'})"
                 return f"exit: with status {code}"
         return "hang: it closed its socket and stayed"
 

@@ -20,7 +20,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from agent.errors import BadRequest
+from agent.errors import BadRequest, Unavailable
 from agent.request import Message
 
 DEADLINE_S = 2.0
@@ -60,7 +60,10 @@ class Templates:
             await child.wait()
 
     async def _ask(self, task: str) -> dict[str, Any]:
-        child = await self._running()
+        try:
+            child = await self._running()
+        except OSError as error:
+            raise Unavailable(f"the chat template cannot be rendered now: {error}", retry_after=5) from error
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the child was started without pipes")
         finished = False

@@ -19,6 +19,7 @@ class Ticket:
     def __init__(self, request: Request, on_cancel: Callable[[Ticket], None]) -> None:
         self.request = request
         self.id = request.id
+        self.deaths = 0  # Workers that died while they had this Request
         self._on_cancel = on_cancel
         self._waiting: deque[Chunk] = deque()
         self._end: AgentError | None = None

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from agent.sequence import Group, Sequence
 from agent.text import Text
 
 IDLE_BEAT = 0.5  # seconds
+TOKENISED_A_STEP = 64 * 1024  # bytes, and one prompt more
+MOST_CONTROLS = 2048  # control tokens in a prompt's text: llama.cpp's time for them is quadratic
 PR_SET_PDEATHSIG = 1
 
 
@@ -53,6 +56,7 @@ class Worker:
         self._reader = Reader(ToWorker)
         info = engine.info
         self._scheduler = Scheduler(info.slots, info.context, pace, info.trims)
+        self._starts: deque[Start] = deque()  # not tokenised yet
         self._said: list[Said] = []
         self._arrivals = 0
         self._steps = self._prompt_tokens = self._generated = self._cached = self._padded = 0
@@ -62,8 +66,9 @@ class Worker:
 
     def run(self) -> None:
         while not self._stopping:
-            busy = bool(self._scheduler.running or self._scheduler.waiting)
+            busy = bool(self._scheduler.running or self._scheduler.waiting or self._starts)
             self._receive(0 if busy else IDLE_BEAT)
+            self._take_in()
             self._drop_late()
             plan = self._scheduler.plan()
             if plan.pieces:
@@ -82,14 +87,26 @@ class Worker:
     def _handle(self, frame: ToWorker) -> None:
         match frame:
             case Start():
-                self._start(frame)
+                self._starts.append(frame)
             case Cancel():
+                self._starts = deque(start for start in self._starts if start.id != frame.id)
                 self._scheduler.remove(frame.id)
             case Stop():
                 self._stopping = True
 
+    def _take_in(self) -> None:
+        """Tokenise what came, a bounded number of bytes a step: long prompts must not stall the others."""
+        left = TOKENISED_A_STEP
+        while self._starts and left > 0:
+            start = self._starts.popleft()
+            left -= len(start.prompt)
+            self._start(start)
+
     def _start(self, start: Start) -> None:
         engine = self._engine
+        if isinstance(start.prompt, str) and engine.controls(start.prompt) > MOST_CONTROLS:
+            text = f"the prompt has more than {MOST_CONTROLS} control tokens"
+            return self._refuse(start.id, "invalid_request", text)
         prompt = engine.tokenize(start.prompt) if isinstance(start.prompt, str) else list(start.prompt)
         context = engine.info.context
         if not prompt:
@@ -203,8 +220,10 @@ def calibrate(engine: Engine, pace: Pace) -> None:
         pace.took(1, 0 if length > 1 else rows, length if length > 1 else 0, seconds)
 
 
-def rehearse(engine: Engine) -> float:
+def rehearse(engine: Engine, brief: bool) -> float:
     """Seconds that an answer of 64 tokens to 40 new ones costs in a batch of 8. A broken build crashes here.
+
+    `brief`: just see whether it crashes.
 
     The least of several timings, since a neighbour on this machine can only make them longer.
     """
@@ -216,6 +235,8 @@ def rehearse(engine: Engine) -> float:
         engine.step(batch)
         return time.monotonic() - begun
 
+    if brief:
+        return timed([Piece(0, 0, [1] * 8, greedy)])
     engine.step([Piece(0, 0, [1] * (depth // 2), greedy)])
     prompts = []
     for _ in range(2):
@@ -233,7 +254,7 @@ def probe(engine: str, model: str, settings: dict[str, object], candidates: list
     for candidate in candidates:
         try:
             loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
-            seconds: float | None = rehearse(loaded)
+            seconds: float | None = rehearse(loaded, bool(settings.get("brief")))
             loaded.close()
         except EngineError:
             seconds = None

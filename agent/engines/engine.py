@@ -60,6 +60,9 @@ class Engine(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a whole prompt, special tokens parsed, BOS as the model wants it."""
 
+    def controls(self, text: str) -> int:
+        """How many control tokens are written out in the text, quickly."""
+
     def piece(self, token: int) -> bytes:
         """The token's bytes, which may be part of a character. Empty for control tokens."""
 

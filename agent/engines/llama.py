@@ -80,6 +80,7 @@ class LlamaEngine:
         self._batch = Batch(int(settings["step_tokens"]) + int(settings["slots"]))
         self._pieces: dict[int, bytes] = {}
         self._ends = {t for t in range(self._vocabulary) if llama.llama_vocab_is_eog(self._vocab, t)}
+        self._controls = self._control_texts()
         self._banned = np.array(sorted(self._ends), np.intp)
         self.info = self._describe(settings)
         self._warm_up()
@@ -96,6 +97,9 @@ class LlamaEngine:
         if found[:2] == [bos, bos]:  # the template wrote one, and the tokenizer another
             del found[0]
         return found
+
+    def controls(self, text: str) -> int:
+        return sum(text.count(control) for control in self._controls)
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -158,6 +162,14 @@ class LlamaEngine:
         top = greatest(logprobs, sampler.logprobs) if sampler.logprobs else ()
         likeliest = tuple((self.piece(int(one)), float(logprobs[one])) for one in top)
         return TokenLogprob(self.piece(token), float(logprobs[token]), likeliest)
+
+    def _control_texts(self) -> list[str]:
+        texts = (
+            llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for token in range(self._vocabulary)
+            if llama.llama_vocab_is_control(self._vocab, token)
+        )
+        return [text for text in texts if text]
 
     def _load(self, path: str, settings: Mapping[str, Any], progress: Progress) -> Any:
         params = llama.llama_model_default_params()

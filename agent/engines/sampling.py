@@ -54,20 +54,20 @@ class NumpySampler:
         """Apply what changes logits, in place; for greedy, the greatest is then the token."""
         if len(self._bias_ids):
             row[self._bias_ids] += self._bias
-        if len(self._banned):
-            row[self._banned] = -np.inf
         if self._penalises and self._recent:
             self._penalise(row)
+        if len(self._banned):
+            row[self._banned] = -np.inf
 
     def draw(self, row: Row) -> int:
         """A token from a shaped row."""
         sampling = self._sampling
         if sampling.temperature <= 0:
             return int(row.argmax())
-        ids, logits = self._candidates(row)
-        logits = logits[: self._nucleus(logits)] if sampling.top_p < 1 else logits
+        ids, logits, total = self._candidates(row)
+        logits = logits[: self._nucleus(logits, total)] if sampling.top_p < 1 else logits
         if sampling.min_p > 0:
-            logits = logits[logits >= logits.max() + np.log(sampling.min_p)]
+            logits = logits[: max(1, int((logits >= logits[0] + np.log(sampling.min_p)).sum()))]
         weights = np.exp((logits - logits.max()) / sampling.temperature).cumsum()
         at = int(weights.searchsorted(self._random.random() * weights[-1], side="right"))
         at = min(at, len(weights) - 1)
@@ -82,36 +82,36 @@ class NumpySampler:
         repeated = np.where(values <= 0, values * sampling.repeat_penalty, values / sampling.repeat_penalty)
         row[ids] = repeated - times * sampling.frequency_penalty - sampling.presence_penalty
 
-    def _candidates(self, row: Row) -> tuple[NDArray[np.intp] | None, NDArray[np.float64]]:
-        """Token ids and logits after top-k, by falling logit; ids None: the whole row, unsorted."""
+    def _candidates(self, row: Row) -> tuple[NDArray[np.intp] | None, NDArray[np.float64], float]:
+        """Token ids and logits after top-k, by falling logit, and the mass that top-p is a share of.
+
+        Ids None: the whole row, unsorted, where no filter is set. Mass is in units of the greatest token's.
+        """
         sampling = self._sampling
         if sampling.top_k > 0:
             ids = greatest(row, sampling.top_k)
-        elif sampling.top_p < 1 or sampling.min_p > 0:
-            ids = self._enough(row)
-        else:
-            return None, row.astype(np.float64)
-        return ids, row[ids].astype(np.float64)
+            logits = row[ids].astype(np.float64)
+            return ids, logits, float(np.exp(logits - logits[0]).sum())
+        if sampling.top_p >= 1 and sampling.min_p <= 0:
+            return None, row.astype(np.float64), 0.0
+        ids, total = self._enough(row)
+        return ids, row[ids].astype(np.float64), total
 
-    def _enough(self, row: Row) -> NDArray[np.intp]:
-        """The greatest logits, as many as surely hold what top-p and min-p keep."""
-        ids = greatest(row, NUCLEUS)
-        if len(ids) == len(row):
-            return ids
+    def _enough(self, row: Row) -> tuple[NDArray[np.intp], float]:
+        """The greatest logits, as many as surely hold what top-p and min-p keep, and the whole row's mass."""
         sampling = self._sampling
         weights = np.exp(row.astype(np.float64) - float(row.max()))
-        if sampling.top_p < 1 and weights[ids].sum() >= sampling.top_p * weights.sum():
-            self._total = weights.sum()
-            return ids
+        total = float(weights.sum())
+        ids = greatest(row, min(NUCLEUS, len(row)))
+        if sampling.top_p < 1 and weights[ids].sum() >= sampling.top_p * total:
+            return ids, total
         if sampling.top_p >= 1 and weights[ids[-1]] < sampling.min_p:
-            return ids
-        return greatest(row, len(row))
+            return ids, total
+        return greatest(row, len(row)), total
 
-    def _nucleus(self, logits: NDArray[np.float64]) -> int:
+    def _nucleus(self, logits: NDArray[np.float64], total: float) -> int:
         """How many of the falling logits make up top-p of the mass, at least one."""
-        weights = np.exp(logits - logits[0])
-        total = getattr(self, "_total", None) if self._sampling.top_k <= 0 else None
-        mass = weights.cumsum() / (total or weights.sum())
+        mass = np.exp(logits - logits[0]).cumsum() / total
         return int(mass.searchsorted(self._sampling.top_p)) + 1
 
 

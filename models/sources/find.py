@@ -146,8 +146,15 @@ def known(source: str, shelf: Shelf) -> Version | None:
         return next((one for one in match if one.manifest.source == source or one.model == source), None)
     path = None if _is_url(source) else _path(source)
     wanted = (source, str(path or Path(source).absolute()), web.without_secrets(source))
-    for one in versions:
-        if one.manifest.source in wanted or source in (one.model, f"{one.model}:{one.version}"):
-            changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
-            return None if changed else one
-    return None
+    found = [
+        one
+        for one in versions
+        if one.manifest.source in wanted or source in (one.model, f"{one.model}:{one.version}")
+    ]
+    if not found:
+        return None
+    # The same source may have been pulled under several names: its own comes first.
+    own = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path else Path(urlsplit(source).path).stem)
+    one = next((one for one in found if one.model in (source, own.lstrip("._-")[:96])), found[0])
+    changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
+    return None if changed else one

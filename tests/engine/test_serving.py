@@ -101,3 +101,17 @@ def test_a_stop_in_good_order_lets_running_answers_end(start_agent: Callable[...
         assert agent.stop() == 0
         assert running.result().status_code == 200
         assert running.result().json()["choices"][0]["message"]["content"] == "x" * 60
+
+
+def test_a_second_signal_ends_running_answers_at_once(start_agent: Callable[..., Agent]) -> None:
+    agent = start_agent(ECHO_STEP_SECONDS="0.1", AUTOGLM_DRAIN_S="600")
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(agent.chat, "x" * 600)
+        while not agent.status()["running"]:
+            time.sleep(0.02)
+        assert agent.process is not None
+        agent.process.terminate()
+        while "second signal" not in agent.log:
+            time.sleep(0.02)
+        assert agent.stop() == 0
+        assert running.result().status_code == 503

@@ -61,6 +61,12 @@ async def test_a_file_on_another_disk_is_copied(file: Path, small_disk: Path) ->
     assert known(str(file), Shelf(small_disk / "models")) == version
 
 
+async def test_a_file_pulled_under_two_names_is_known_by_its_own(file: Path, shelf: Shelf) -> None:
+    own = await pull(file, shelf)
+    await pull(file, shelf, name="Another")
+    assert known(str(file), shelf) == own
+
+
 async def test_a_file_that_was_pulled_is_known_until_it_changes(file: Path, shelf: Shelf) -> None:
     version = await pull(file, shelf)
     assert known(str(file), shelf) == version

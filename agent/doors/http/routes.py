@@ -88,5 +88,5 @@ def _model(one: Offered) -> dict[str, Any]:
         "created": one.created,
         "owned_by": "autoglm",
         "version": one.version,
-        "max_model_len": one.context,
+        "max_model_len": one.info.context if one.info else None,  # unknown until it is loaded
     }

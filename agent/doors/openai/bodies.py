@@ -85,7 +85,7 @@ class _Shared(_Strict):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repeat_penalty: float | None = Field(
-        None, gt=0, le=10, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
+        None, ge=0.01, le=10, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
     )
     penalty_last_n: int | None = Field(
         None, ge=0, le=65536, validation_alias=AliasChoices("penalty_last_n", "repeat_last_n")

@@ -54,6 +54,9 @@ class EchoEngine:
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
+    def controls(self, text: str) -> int:
+        return 0
+
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < END else b""
 
