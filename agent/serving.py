@@ -88,16 +88,12 @@ class Serving:
         return not self._held, self._held
 
     def status(self) -> dict[str, Any]:
-        worker: dict[str, Any] = {"state": State.STOPPED, "reason": "no model is loaded yet"}
-        if one := self._supervisor:
-            worker = {"state": one.state, "reason": one.reason, "pid": one.pid, "deaths_in_a_row": one.deaths}
-            worker["loaded"] = round(one.share, 3)
-        worker["sequences"] = {"running": self._beat.running, "waiting": self._beat.waiting}
-        worker["kv_used"] = round(self._beat.kv_used, 4)
+        sequences = {"running": self._beat.running, "waiting": self._beat.waiting}
+        supervisor = self._supervisor.status() if self._supervisor else {"state": State.STOPPED}
         return {
             "queue": {"requests": len(self._queue), "tokens": round(self._queue.tokens)},
             "running": len(self._working),
-            "worker": worker,
+            "worker": {**supervisor, "sequences": sequences, "kv_used": round(self._beat.kv_used, 4)},
         }
 
     # What the supervisor tells.
@@ -278,11 +274,7 @@ class Serving:
         context = {**model.tokens, **job.request.template_kwargs}
         try:
             prompt = await self._templates.render(model.template, job.request.messages or [], context)
-            check_size(len(prompt.encode("utf-8", "surrogatepass")), model)
-            if not prompt.isascii() and any("\ud800" <= one <= "\udfff" for one in prompt):
-                raise BadRequest(
-                    "the chat template makes invalid Unicode of these messages", param="messages"
-                )
+            check_size(len(prompt.encode()), model)
         except AgentError as error:
             self._working.fail(job, error)
             return None

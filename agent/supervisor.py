@@ -84,6 +84,16 @@ class Supervisor:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    def status(self) -> dict[str, Any]:
+        """For `/status`."""
+        return {
+            "state": self.state,
+            "reason": self.reason,
+            "pid": self.pid,
+            "deaths_in_a_row": self.deaths,
+            "loaded": round(self.share, 3),
+        }
+
     async def run(self) -> None:
         """Until `stop`: one life after another."""
         while not self._stopping:

@@ -45,6 +45,10 @@ class Templates:
                 f"the model's chat template refused the messages: {answer['error']}", param="messages"
             )
         prompt: str = answer["prompt"]
+        if not prompt.isascii() and any("\ud800" <= one <= "\udfff" for one in prompt):
+            raise BadRequest(
+                "the model's chat template makes invalid Unicode of the messages", param="messages"
+            )
         return prompt
 
     async def start(self) -> None:

@@ -1,0 +1,74 @@
+"""Small work for an Engine before its real work: what steps cost, and whether the build survives them."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.metadata import entry_points
+
+from agent.engines.engine import Engine, EngineError, EngineFactory, Piece
+from agent.pace import LEAST, Pace
+from agent.request import Sampling
+
+
+def engine_factory(name: str) -> EngineFactory:
+    """The Engine plug-in of that name: an entry point of `openautoglm.engines`."""
+    for point in entry_points(group="openautoglm.engines", name=name):
+        factory: EngineFactory = point.load()
+        return factory
+    raise EngineError(f"no engine named {name!r} is installed")
+
+
+def calibrate(engine: Engine, pace: Pace) -> None:
+    """Time a few small steps, so that the first plans are not guesses. Leaves the slots empty."""
+    wide = min(4, engine.info.slots)
+    sampling = Sampling(temperature=0)
+    for rows, length in ((1, 1), (1, 1), (wide, 1), (1, 1), (wide, 1), (1, LEAST)):
+        pieces = [Piece(slot, 0, [0] * length, engine.sampler(sampling, [0], 0)) for slot in range(rows)]
+        begun = time.monotonic()
+        engine.step(pieces)
+        seconds = time.monotonic() - begun
+        for slot in range(rows):
+            engine.trim(slot, 0)
+        pace.took(1, 0 if length > 1 else rows, length if length > 1 else 0, seconds)
+
+
+def rehearse(engine: Engine, brief: bool) -> float:
+    """Seconds that an answer of 64 tokens to 40 new ones costs in a batch of 8. A broken build crashes here.
+
+    `brief`: just see whether it crashes.
+
+    The least of several timings, since a neighbour on this machine can only make them longer.
+    """
+    rows, depth = min(8, engine.info.slots), 128
+    greedy = engine.sampler(Sampling(temperature=0), [0], 0)
+
+    def timed(batch: list[Piece]) -> float:
+        begun = time.monotonic()
+        engine.step(batch)
+        return time.monotonic() - begun
+
+    if brief:
+        return timed([Piece(0, 0, [1] * 8, greedy)])
+    engine.step([Piece(0, 0, [1] * (depth // 2), greedy)])
+    prompts = []
+    for _ in range(2):
+        prompts.append(timed([Piece(0, depth // 2, [1] * (depth // 2), greedy)]))
+        engine.trim(0, depth // 2)
+    engine.step([Piece(0, depth // 2, [1] * (depth // 2), greedy)])
+    for slot in range(1, rows):
+        engine.copy(0, slot)
+    steps = [timed([Piece(slot, depth + at, [1], greedy) for slot in range(rows)]) for at in range(5)]
+    return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
+
+
+def probe(engine: str, model: str, settings: dict[str, object], candidates: list[dict[str, object]]) -> None:
+    """A line for each candidate: its seconds, or null where it cannot be loaded."""
+    for candidate in candidates:
+        try:
+            loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
+            seconds: float | None = rehearse(loaded, bool(settings.get("brief")))
+            loaded.close()
+        except EngineError:
+            seconds = None
+        print(json.dumps(seconds), flush=True)
