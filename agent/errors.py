@@ -30,10 +30,16 @@ class AgentError(Exception):
     kind = "server_error"  # OpenAI's `error.type`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        message = _sayable(message)
         super().__init__(message)
         self.message = message
-        self.param = param
+        self.param = None if param is None else _sayable(param)
         self.retry_after = retry_after  # seconds
+
+
+def _sayable(text: str) -> str:
+    """Callers' own text may be in it, and JSON can name half a surrogate pair, which no UTF-8 can carry."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class BadRequest(AgentError):

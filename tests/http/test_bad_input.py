@@ -49,6 +49,7 @@ def curl(agent: Agent, path: str, data: bytes, *options: str) -> tuple[int, dict
         (b"[" * 50_000, None),
         (b'{"messages": []}', "messages"),
         (b'{"messages": "hello"}', "messages"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "\\ud800"),
         (b'{"messages": [{"role": "user", "content": 5}]}', "messages[0].content"),
         (json.dumps({"messages": HELLO, "max_tokens": 10**9}).encode(), "max_tokens"),
         (json.dumps({"messages": HELLO, "stop": ["x"] * 10_000}).encode(), "stop"),

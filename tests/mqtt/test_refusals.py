@@ -21,6 +21,7 @@ BAD_BODIES: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "no id": ({"messages": [{"role": "user", "content": "hi"}]}, "invalid_request"),
     "an id that is a number": ({"id": 7, "prompt": "x"}, "invalid_request"),
     "an id with a slash": ({"id": "a/b", "prompt": "x"}, "invalid_request"),
+    "half a surrogate pair as a key twice": (b'{"id": "bad", "\\ud800": 1, "\\ud800": 2}', "invalid_request"),
     "an id of 129 characters": ({"id": "i" * 129, "prompt": "x"}, "invalid_request"),
 }
 BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -126,6 +127,21 @@ def test_a_message_over_the_bound_gets_an_error(start_node: Callable[..., Node],
         client.publish(node.topic("prompts"), {"id": "large", "prompt": "x" * 5000}, reply="my/topic")
         assert client.on("my/topic")[0].json["error"]["code"] == "request_too_large"
         client.publish(node.topic("prompts"), {"id": "huge", "prompt": "x" * 50_000})  # the broker drops it
+        client.publish(node.topic("prompts"), chat("after", "still here"))
+        client.on(node.topic("results", "after"))
+
+
+def test_a_message_that_breaks_its_reader_is_refused_and_acked(
+    start_node: Callable[..., Node], broker: Mosquitto
+) -> None:
+    """Half a surrogate pair fits no UTF-8: left unacked, it would come again at every start."""
+    node = start_node(broker, "halves")
+    halves = b'{"id": "bad", "prompt": "x", "\\ud800": 1, "\\ud800": 2}'
+    with node.client(node.topic("errors"), node.topic("results", "#")) as client:
+        for topic in (node.topic("prompts"), node.topic("prompts", "ann")):
+            client.publish(topic, halves)
+        refused = client.on(node.topic("errors"), 2)
+        assert [one.json["error"]["param"] for one in refused] == ["\\ud800"] * 2
         client.publish(node.topic("prompts"), chat("after", "still here"))
         client.on(node.topic("results", "after"))
 

@@ -50,7 +50,7 @@ def error_response(error: AgentError, headers: dict[str, str] | None = None) -> 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(body, status, headers, media_type="application/json")
+    return Response(body.encode("utf-8", "replace"), status, headers, media_type="application/json")
 
 
 def from_status(status: int, path: str, method: str, detail: str) -> AgentError:

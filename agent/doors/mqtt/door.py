@@ -39,6 +39,16 @@ log = structlog.get_logger()
 
 async def serve(node: Node) -> None:
     """Until cancelled. Waits for a database that cannot be opened, and for a broker that is not there."""
+    while True:
+        try:
+            await _serve(node)
+        except Exception:  # the other doors must not go with this one
+            log.exception("the mqtt door failed", again_in_s=BACKOFF_MOST_S / 6)
+            node.doors["mqtt"] = "failed: see the log"
+        await asyncio.sleep(BACKOFF_MOST_S / 6)
+
+
+async def _serve(node: Node) -> None:
     state = await _open(node)
     try:
         async with asyncio.TaskGroup() as group:
@@ -92,6 +102,11 @@ class Door:
                 self._node.doors["mqtt"] = f"no room: {_first(problems)}"
                 wait = 0.0
                 await self._room()
+            except* Exception:  # the runs go on, and the next session may do better
+                failures += 1
+                wait = min(BACKOFF_MOST_S, BACKOFF_S * 2**failures)
+                log.exception("the mqtt session failed", again_in_s=wait)
+                self._node.doors["mqtt"] = "failed: see the log"
             self._link = None
             self._node.telemetry.mqtt_connected.set(0)
             await asyncio.sleep(wait)

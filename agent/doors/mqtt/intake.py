@@ -102,7 +102,9 @@ def read_acks(message: Message, topics: Topics) -> tuple[str, list[str]]:
 
 
 def encode(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """JSON as UTF-8; half a surrogate pair, which UTF-8 cannot carry, becomes `?`."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace")
 
 
 def _reply(message: Message) -> str | None:

@@ -13,7 +13,7 @@ from agent.doors.mqtt.intake import Incoming, Refused, error_payload, read_acks,
 from agent.doors.mqtt.link import WINDOW, Link, Message
 from agent.doors.mqtt.topics import Topics
 from agent.doors.node_face import Node
-from agent.errors import BadRequest, Conflict, ModelNotFound
+from agent.errors import AgentError, BadRequest, Conflict, InternalError, ModelNotFound
 from cloud_sync.state import Accepted, Address, State
 
 LARGE = 256 * 1024  # bytes; parsing more than this would hold the event loop up
@@ -55,6 +55,13 @@ class Receiver:
 
     async def _write(self, message: Message) -> _Written:
         self._count("received")
+        try:
+            return await self._judge(message)
+        except Exception:  # left unacked, the broker would send it again at every restart
+            log.exception("an mqtt message could not be judged", topic=message.topic)
+            return self._refuse(message, InternalError("something went wrong inside the node"))
+
+    async def _judge(self, message: Message) -> _Written:
         if message.topic.startswith(self._topics.acks):
             return self._write_acks(message)
         try:
@@ -82,9 +89,12 @@ class Receiver:
         try:
             sender, ids = read_acks(message, self._topics)
         except BadRequest as error:
-            self._count("refused")
-            return _Written(message.mid, self._state.post(Address(self._topics.errors), error_payload(error)))
+            return self._refuse(message, error)
         return _Written(message.mid, self._state.acknowledged(sender, ids))
+
+    def _refuse(self, message: Message, error: AgentError) -> _Written:
+        self._count("refused")
+        return _Written(message.mid, self._state.post(Address(self._topics.errors), error_payload(error)))
 
     def _committed(self, commit: asyncio.Future[Any]) -> None:
         # Not left to _acknowledge: the connection may end before, and what is kept is kept all the same.
