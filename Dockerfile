@@ -27,6 +27,7 @@ RUN apt-get update \
 COPY --from=build /opt/autoglm /opt/autoglm
 USER autoglm
 # MODEL_NAME and MAX_BATCH_SIZE are settings of `docker run -e`, like every AUTOGLM_* variable.
+# Callers that use another name than localhost for this machine: -e AUTOGLM_ALLOWED_HOSTS=name,name.
 ENV PATH=/opt/autoglm/.venv/bin:$PATH \
     AUTOGLM_DATA_DIR=/var/lib/autoglm \
     AUTOGLM_HTTP_HOST=0.0.0.0 \
