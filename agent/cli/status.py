@@ -1,39 +1,91 @@
-"""`status`: how the running agent is."""
+"""`status`: how the running agent is, on one screen; `--json` has all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from agent.cli.node import load_settings, need
-from agent.cli.screen import out, print_json, table
+from agent.cli.errors import CommandError
+from agent.cli.node import Node, load_settings, need
+from agent.cli.screen import out, print_json, size
+
+Told = Mapping[str, Any]
 
 
 def status(json: bool) -> None:
-    node = need(load_settings())
-    told = node.get("/status")
+    try:
+        node = need(load_settings())
+        told = node.get("/status")
+    except CommandError as error:
+        if json:
+            print_json({"error": {"message": str(error)}})
+        raise
     if json:
         print_json(told)
         return
-    out.print(f"[bold]agent[/bold] at {node.where}")
-    table(("WHAT", "NOW"), [row for row in _flat(told) if not row[0].startswith("settings.")])
+    for what, now in _rows(node, told):
+        out.print(f"[bold]{what:<8}[/bold] ", end="")
+        out.print(now, markup=False)
 
 
-def _flat(value: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, str]]:
-    for name, each in value.items():
-        path = f"{under}{name}"
-        if isinstance(each, Mapping):
-            yield from _flat(each, f"{path}.")
-        elif isinstance(each, list) and each and isinstance(each[0], Mapping):
-            for index, item in enumerate(each):
-                yield from _flat(item, f"{path}[{index}].")
-        else:
-            yield path, _shown(each)
+def _rows(node: Node, told: Told) -> Iterator[tuple[str, str]]:
+    settings, worker = told["settings"], told["worker"]
+    yield "node", f"{told['node']}, version {told['version']}, up for {duration(told['uptime_s'])}"
+    yield "http", f"http://{settings['http_host']}:{settings['http_port']} (this command: {node.where})"
+    yield "mqtt", _mqtt(settings, told.get("doors", {}))
+    yield "ready", "yes" if told["ready"] else f"no: {told['reason']}"
+    if not told["models"]:
+        yield "model", f"none yet; asked for {settings['model']}"
+    for model in told["models"]:
+        yield "model", f"{model['name']} {model['version']}, {size(model['size'])}"
+        if "engine" in model:
+            yield "engine", _engine(model)
+    yield "queue", f"{told['queue']['requests']} requests, about {told['queue']['tokens']} tokens"
+    yield "running", f"{told['running']} requests, {worker['sequences']['running']} sequences in the Worker"
+    yield "kv cache", f"{worker['kv_used']:.0%} in use"
+    yield "worker", _worker(worker)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "-" if value is None else str(value)
+def _mqtt(settings: Told, doors: Told) -> str:
+    if settings["mqtt_url"] is None:
+        return "off"
+    return f"{settings['mqtt_url']}: {doors.get('mqtt', 'not connected yet')}"
+
+
+def _engine(model: Told) -> str:
+    says = f"{model['engine']} on {model['device']}, {model['slots']} slots of {model['context']} tokens"
+    details = model.get("details", {})
+    if "kv_type" in details:
+        says += f", KV cache {details['kv_type']}, flash attention {details['flash_attention']}"
+    return says
+
+
+def _worker(worker: Told) -> str:
+    pid, deaths = worker.get("pid"), worker.get("deaths_in_a_row", 0)
+    says = str(worker["state"]) + (f", pid {pid}" if pid else "")
+    if memory := _resident(pid) if pid else 0:
+        says += f", {size(memory)} of memory"
+    return says + (f", died {deaths} times in a row: {worker['reason']}" if deaths else "")
+
+
+def _resident(pid: int) -> int:
+    """Bytes; 0 where that process is not a Worker here, as when the agent is in a container."""
+    process = Path("/proc", str(pid))
+    try:
+        if b"agent.worker" not in (process / "cmdline").read_bytes():
+            return 0
+        line = next(line for line in (process / "status").read_text().splitlines() if "VmRSS" in line)
+    except (OSError, StopIteration):
+        return 0
+    return int(line.split()[1]) * 1024
+
+
+def duration(seconds: float) -> str:
+    """For people: `3 d 4 h`, `5 min 2 s`."""
+    left, parts = int(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

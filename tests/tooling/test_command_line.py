@@ -82,7 +82,16 @@ def test_status_shows_the_model_and_the_settings(here: dict[str, str]) -> None:
     told = json.loads(run("status", "--json", **here).stdout)
     assert told["ready"] is True
     assert told["models"][0]["name"] == "echo"
-    assert "ready\tTrue" in run("status", **here).stdout
+    shown = run("status", **here).stdout
+    assert len(shown.splitlines()) <= 12
+    for said in ("version", "HTTP", "MQTT", "ready    yes", "echo on cpu, ", "pid ", "slots of"):
+        assert said.lower() in shown.lower()
+
+
+def test_status_as_json_is_json_where_no_agent_runs(alone: dict[str, str]) -> None:
+    told = run("status", "--json", **alone)
+    assert told.returncode == 1
+    assert "autoglm serve" in json.loads(told.stdout)["error"]["message"]
 
 
 def test_models_lists_the_shelf_of_the_running_agent(here: dict[str, str]) -> None:
