@@ -96,6 +96,22 @@ def test_ignored_ends_are_never_drawn() -> None:
     assert sampler.draw(row) != best
 
 
+def test_ignored_ends_stay_banned_whatever_the_penalties_do() -> None:
+    sampling = Sampling(ignore_eos=True, repeat_penalty=0.01, top_k=0, top_p=1.0, min_p=0.05)
+    row = logits(1)
+    sampler = NumpySampler(sampling, [7, 7], 0, np.array([7], np.intp))
+    sampler.shape(row)
+    assert all(sampler.draw(row) != 7 for _ in range(50))
+
+
+def test_a_peaked_row_does_not_narrow_the_next_flat_one() -> None:
+    sampling = Sampling(top_k=0, top_p=0.9, min_p=0.0, temperature=1.0, seed=3)
+    sampler = NumpySampler(sampling, [], 0, NONE)
+    sampler.draw(logits(1, spread=30))
+    flat = np.zeros(VOCABULARY, np.float32)
+    assert len({sampler.draw(flat) for _ in range(50)}) > 40
+
+
 def test_penalties_are_llama_cpps() -> None:
     sampling = Sampling(repeat_penalty=2.0, frequency_penalty=0.5, presence_penalty=0.25, penalty_last_n=4)
     sampler = NumpySampler(sampling, [9, 1, 1, 2], 0, NONE)

@@ -91,6 +91,53 @@ def test_a_template_that_refuses_or_loops_is_a_clear_400_and_the_next_request_is
     assert echo_agent.chat("fine").json()["choices"][0]["message"]["content"] == "fine"
 
 
+def test_a_template_that_makes_invalid_unicode_is_a_clear_400(echo_agent: Agent) -> None:
+    refused = echo_agent.chat("<surrogate>")
+    assert refused.status_code == 400
+    assert "invalid Unicode" in refused.json()["error"]["message"]
+    assert echo_agent.chat("fine").status_code == 200
+
+
+def test_a_sender_that_floods_the_queue_leaves_others_their_share(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text('[[api_keys]]\nname = "flood"\nkey = "f"\n[[api_keys]]\nname = "modest"\nkey = "m"\n')
+    agent = start_agent(
+        AUTOGLM_CONFIG=str(config),
+        AUTOGLM_QUEUE_REQUESTS="8",
+        AUTOGLM_MAX_BATCH_SIZE="1",
+        ECHO_STEP_SECONDS="0.01",
+    )
+
+    def ask(key: str) -> int:
+        body = {"messages": [{"role": "user", "content": "0123456789" * 2}]}
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{agent.base_url}/v1/chat/completions"
+        return httpx.post(url, json=body, headers=headers, timeout=60).status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        flood = [pool.submit(ask, "f") for _ in range(36)]
+        time.sleep(0.3)
+        modest = [pool.submit(ask, "m") for _ in range(3)]
+        assert [one.result() for one in modest] == [200] * 3
+        assert 429 in {one.result() for one in flood}
+
+
+def test_a_body_with_more_prompts_than_the_queue_holds_is_told_so(slow: Agent) -> None:
+    body = {"prompt": ["a"] * 13, "max_tokens": 1}
+    answer = httpx.post(f"{slow.base_url}/v1/completions", json=body, timeout=30)
+    assert answer.status_code == 400
+    assert "queue holds 12" in answer.json()["error"]["message"]
+
+
+def test_several_answers_to_a_fresh_prompt_count_nothing_as_cached(echo_agent: Agent) -> None:
+    body = {"prompt": "quite fresh " * 20, "n": 4, "max_tokens": 4}
+    usage = httpx.post(f"{echo_agent.base_url}/v1/completions", json=body, timeout=30).json()["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] < 20
+    assert usage["completion_tokens"] == 16
+
+
 def test_a_stop_in_good_order_lets_running_answers_end(start_agent: Callable[..., Agent]) -> None:
     agent = start_agent(ECHO_STEP_SECONDS="0.02")
     with ThreadPoolExecutor(2) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,54 @@ def test_a_version_that_does_not_load_is_taken_back(
     agent.wait("/readyz")
     assert version(agent) == before
     assert agent.chat("still here").json()["choices"][0]["message"]["content"] == "still here"
+
+
+def test_a_swap_goes_on_when_whoever_asked_for_it_hangs_up(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    agent = start_agent(ECHO_STEP_SECONDS="0.02")
+    before = version(agent)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(agent.chat, "x" * 50)  # the swap waits for it
+        time.sleep(0.2)
+        body = json.dumps({"source": str(write_gguf(tmp_path / "newer.gguf", salt=1)), "name": "echo"})
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(agent.socket))
+            head = f"POST /api/pull HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+            caller.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+            told = b""
+            while b'"load"' not in told:
+                told += caller.recv(65536)
+        assert running.result().status_code == 200
+    until = time.monotonic() + 20
+    while version(agent) == before and time.monotonic() < until:
+        time.sleep(0.05)
+    agent.wait("/readyz")
+    assert version(agent) != before
+    assert agent.chat("hello").status_code == 200
+
+
+def test_a_pull_mends_a_node_that_had_no_model(start_agent: Callable[..., Agent], echo_model: Path) -> None:
+    agent = start_agent(AUTOGLM_MODEL="/nonexistent.gguf", ready=False)
+    assert httpx.get(f"{agent.base_url}/readyz").status_code == 503
+    pull(agent, echo_model)
+    agent.wait("/readyz")
+    assert agent.chat("hello").status_code == 200
+
+
+def test_a_damaged_model_on_the_shelf_leaves_the_agent_up(start_agent: Callable[..., Agent]) -> None:
+    agent = start_agent()
+    agent.stop()
+    (blob,) = (agent.data_dir / "models" / "blobs").iterdir()
+    data = blob.read_bytes()
+    blob.unlink()
+    blob.write_bytes(b"\0" * 8 + data[8:])
+    agent.environment["AUTOGLM_MODEL"] = "echo"
+    agent.start(ready=False)
+    until = time.monotonic() + 20
+    while "GGUF" not in httpx.get(f"{agent.base_url}/readyz").text and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "not a GGUF file" in httpx.get(f"{agent.base_url}/readyz").text
 
 
 def test_a_second_start_needs_no_source(start_agent: Callable[..., Agent], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ ECHO_TEMPLATE = (
     "{% if message.content == '<loop>' %}"
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     "{% endif %}"
+    "{% if message.content == '<surrogate>' %}{{ '\\ud800' }}{% endif %}"
     "{{ message.role }}: {{ message.content }}\n"
     "{% endfor %}assistant: "
 )
