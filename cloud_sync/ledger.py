@@ -7,6 +7,7 @@ whether the disk has it.
 from __future__ import annotations
 
 import enum
+import heapq
 import json
 import sqlite3
 from collections.abc import Iterable
@@ -17,6 +18,17 @@ MAX_LIVES = 3  # Workers that one prompt may cost
 MAX_RUNS = 5  # begun so often and never finished: it ends the agent itself
 PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
 PURGE_PAGES = 2000
+_SENDERS = """
+    WITH RECURSIVE senders (sender) AS (  -- one look into the index for each, however many wait
+        SELECT min(sender) FROM inbox WHERE state = 'waiting'
+        UNION ALL
+        SELECT (SELECT min(sender) FROM inbox WHERE state = 'waiting' AND sender > senders.sender)
+        FROM senders WHERE sender IS NOT NULL
+    )
+    SELECT sender, (SELECT min(seq) FROM inbox WHERE state = 'waiting' AND sender = senders.sender)
+    FROM senders WHERE sender IS NOT NULL"""
+_PROMPT = "SELECT seq, sender, id, body, received_at, runs + 1, lives, attempts + 1 FROM inbox WHERE seq = ?"
+_NEXT = "SELECT min(seq) FROM inbox WHERE state = 'waiting' AND sender = ? AND seq > ?"
 
 
 class Accepted(enum.Enum):
@@ -49,6 +61,7 @@ class Prompt:
     received_at: float  # node time
     runs: int  # this one included
     lives: int
+    attempts: int  # this one included; never used twice once a token of it may be out
 
     @property
     def spent(self) -> bool:
@@ -109,26 +122,35 @@ def accept(
 
 
 def claim(limit: int, most_bytes: int, held: tuple[str, ...], db: sqlite3.Connection) -> list[Prompt]:
+    """In turn: next is always a sender with the fewest running, of those the one that waits longest."""
+    running = dict(db.execute("SELECT sender, count(*) FROM inbox WHERE state = 'running' GROUP BY sender"))
+    turns = [
+        (running.get(sender, 0), seq, sender) for sender, seq in db.execute(_SENDERS) if sender not in held
+    ]
+    heapq.heapify(turns)
     prompts: list[Prompt] = []
-    for row in db.execute(
-        "SELECT seq, sender, id, body, received_at, runs + 1, lives FROM inbox WHERE state = 'waiting'"
-        " AND sender NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
-        (json.dumps(held), limit),
-    ):
-        prompt = Prompt(*row)
+    while turns and len(prompts) < limit:
+        turn, seq, sender = heapq.heappop(turns)
+        prompt = Prompt(*db.execute(_PROMPT, (seq,)).fetchone())
         most_bytes -= len(prompt.body)
-        if most_bytes < 0:
+        if most_bytes < 0 and (running or prompts):  # alone, a body of any size may run
             break
         prompts.append(prompt)
+        (after,) = db.execute(_NEXT, (sender, seq)).fetchone()
+        if after is not None:
+            heapq.heappush(turns, (turn + 1, after, sender))
     seqs = [(prompt.seq,) for prompt in prompts]
-    db.executemany("UPDATE inbox SET state = 'running', runs = runs + 1 WHERE seq = ?", seqs)
+    db.executemany(
+        "UPDATE inbox SET state = 'running', runs = runs + 1, attempts = attempts + 1 WHERE seq = ?", seqs
+    )
     return prompts
 
 
-def release(seqs: tuple[int, ...], db: sqlite3.Connection) -> None:
+def release(seqs: tuple[int, ...], begun: bool, db: sqlite3.Connection) -> None:
     db.executemany(
-        "UPDATE inbox SET state = 'waiting', runs = runs - 1 WHERE seq = ? AND state = 'running'",
-        [(seq,) for seq in seqs],
+        "UPDATE inbox SET state = 'waiting', runs = runs - 1, attempts = attempts - ?"
+        " WHERE seq = ? AND state = 'running'",
+        [(not begun, seq) for seq in seqs],
     )
 
 
@@ -140,9 +162,10 @@ def resume(running: tuple[int, ...], db: sqlite3.Connection) -> int:
     ).rowcount
 
 
-def lost(seq: int, db: sqlite3.Connection) -> int:
+def began_again(seq: int, attempts: int, deaths: int, db: sqlite3.Connection) -> int:
     [(lives,)] = db.execute(
-        "UPDATE inbox SET lives = lives + 1 WHERE seq = ? RETURNING lives", (seq,)
+        "UPDATE inbox SET attempts = attempts + ?, lives = lives + ? WHERE seq = ? RETURNING lives",
+        (attempts, deaths, seq),
     ).fetchall()
     return int(lives)
 

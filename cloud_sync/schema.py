@@ -66,6 +66,16 @@ def _prompts(db: Database) -> None:
     db.execute("INSERT INTO clock VALUES (1, 0)")
 
 
+@migrations(name="0002_turns")
+def _turns(db: Database) -> None:
+    db.execute("DROP INDEX inbox_waiting")
+    db.execute("CREATE INDEX inbox_waiting ON inbox (sender, seq) WHERE state = 'waiting'")
+    db.execute("CREATE INDEX inbox_running ON inbox (sender) WHERE state = 'running'")
+    # The number of the latest attempt: unlike `runs`, it never falls once a token of it may be out.
+    db.execute("ALTER TABLE inbox ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE inbox SET attempts = runs + lives WHERE state != 'done'")
+
+
 def prepare(path: Path) -> Path | None:
     """Make `path` a sound database of this schema; where a damaged one was in the way, the name it has now.
 

@@ -70,23 +70,24 @@ class State:
     def claim(
         self, limit: int, held: Collection[str] = (), *, most_bytes: int = 1 << 62
     ) -> asyncio.Future[list[Prompt]]:
-        """The oldest waiting prompts, none from the senders in `held`, their bodies of `most_bytes` together.
+        """Waiting prompts, none from the senders in `held`, their bodies of `most_bytes` together.
 
-        They are counted as begun before they run.
+        A sender's are in the order of arrival; senders take turns, so that none waits behind another's many.
+        Where nothing runs, one of any size is given. They are counted as begun before they run.
         """
         return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held)))
 
-    def release(self, seqs: Iterable[int]) -> asyncio.Future[None]:
-        """Give claimed prompts back that were not run, or were stopped in good order: it was no attempt."""
-        return self._writer.do(partial(ledger.release, tuple(seqs)))
+    def release(self, seqs: Iterable[int], *, begun: bool) -> asyncio.Future[None]:
+        """Give claimed prompts back: it was no run. Of one that was `begun`, the attempt's number is used."""
+        return self._writer.do(partial(ledger.release, tuple(seqs), begun))
 
     def resume(self, running: Collection[int] = ()) -> asyncio.Future[int]:
         """Let everything that was claimed wait again, except what is still `running`; how many those were."""
         return self._writer.do(partial(ledger.resume, tuple(running)))
 
-    def lost(self, seq: int) -> asyncio.Future[int]:
-        """A Worker died with this prompt: how many have by now."""
-        return self._writer.do(partial(ledger.lost, seq))
+    def began_again(self, seq: int, *, attempts: int = 1, deaths: int = 0) -> asyncio.Future[int]:
+        """The answer began anew so often, because so many Workers died: how many have by now."""
+        return self._writer.do(partial(ledger.began_again, seq, attempts, deaths))
 
     def finish(self, seq: int, payload: bytes) -> asyncio.Future[bool]:
         """Keep the result and owe it to all who asked. False: there was one already, and that one stays."""

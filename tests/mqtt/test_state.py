@@ -94,9 +94,44 @@ async def test_a_released_prompt_keeps_its_place_and_was_no_attempt(state: State
     await state.accept("", "first", b"body", HERE)
     await state.accept("", "second", b"body", HERE)
     [prompt] = await state.claim(1)
-    await state.release([prompt.seq])
+    await state.release([prompt.seq], begun=False)
     again = await state.claim(2)
-    assert [(one.id, one.runs) for one in again] == [("first", 1), ("second", 1)]
+    assert [(one.id, one.runs, one.attempts) for one in again] == [("first", 1, 1), ("second", 1, 1)]
+
+
+async def test_an_attempts_number_is_never_used_twice(state: State) -> None:
+    """A receiver of tokens knows by it what is void."""
+    await state.accept("", "a", b"body", HERE)
+    [prompt] = await state.claim(1)
+    await state.release([prompt.seq], begun=True)  # in good order: no run, but tokens may be out
+    [prompt] = await state.claim(1)
+    assert (prompt.runs, prompt.attempts) == (1, 2)
+    assert await state.began_again(prompt.seq) == 0  # the Worker was swapped: no death
+    await state.resume()  # the agent was killed
+    [prompt] = await state.claim(1)
+    assert (prompt.runs, prompt.attempts) == (2, 4)
+
+
+async def test_senders_take_turns(state: State) -> None:
+    for index in range(8):
+        await state.accept("many", f"m{index}", b"body", HERE)
+    assert [prompt.id for prompt in await state.claim(2)] == ["m0", "m1"]
+    for id in ("ann", "bob"):
+        await state.accept(id, f"{id}1", b"body", HERE)
+        await state.accept(id, f"{id}2", b"body", HERE)
+    # Behind m2 to m7, but with none running.
+    assert [prompt.id for prompt in await state.claim(1)] == ["ann1"]
+    rest = ["bob1", "ann2", "bob2", "m2", "m3", "m4", "m5", "m6", "m7"]
+    assert [prompt.id for prompt in await state.claim(9)] == rest
+
+
+async def test_a_body_over_the_bound_runs_alone(state: State) -> None:
+    await state.accept("", "large", b"x" * 100, HERE)
+    await state.accept("", "small", b"x", HERE)
+    [prompt] = await state.claim(9, most_bytes=50)
+    assert prompt.id == "large"
+    await state.finish(prompt.seq, b"result")
+    assert [prompt.id for prompt in await state.claim(9, most_bytes=50)] == ["small"]
 
 
 async def test_a_prompt_that_was_begun_too_often_is_spent(state: State) -> None:
@@ -112,8 +147,8 @@ async def test_a_prompt_that_was_begun_too_often_is_spent(state: State) -> None:
 async def test_a_prompt_that_cost_three_workers_is_spent(state: State) -> None:
     await state.accept("", "a", b"body", HERE)
     [prompt] = await state.claim(1)
-    assert [await state.lost(prompt.seq) for _ in range(MAX_LIVES)] == [1, 2, 3]
-    await state.release([prompt.seq])
+    assert [await state.began_again(prompt.seq, deaths=1) for _ in range(MAX_LIVES)] == [1, 2, 3]
+    await state.release([prompt.seq], begun=True)
     [prompt] = await state.claim(1)
     assert prompt.spent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,9 @@ class Machine(RuleBasedStateMachine):
             Path(self.folder, str(self.crashes), "state.db"), keep_s=KEEP_S, clock=lambda: self.clock
         )
 
-    def do(self, name: str, *values: Any) -> Any:
+    def do(self, name: str, *values: Any, **named: Any) -> Any:
         async def call() -> Any:
-            return await getattr(self.state, name)(*values)
+            return await getattr(self.state, name)(*values, **named)
 
         return self.loop.run_until_complete(call())
 
@@ -79,8 +80,14 @@ class Machine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3), held=st.sets(senders))
     def claim(self, limit: int, held: set[str]) -> None:
         waiting = [key for key in self.order if self.rows[key].state == "waiting" and key[0] not in held]
+        busy = Counter(key[0] for key, row in self.rows.items() if row.state == "running")
+        turns: dict[tuple[str, str], int] = {}
+        for key in waiting:
+            turns[key] = busy[key[0]]
+            busy[key[0]] += 1
         claimed = self.do("claim", limit, held)
-        assert [(prompt.sender, prompt.id) for prompt in claimed] == waiting[:limit]
+        in_turn = sorted(waiting, key=lambda key: turns[key])  # stable: then in the order of arrival
+        assert [(prompt.sender, prompt.id) for prompt in claimed] == in_turn[:limit]
         for prompt in claimed:
             row = self.rows[prompt.sender, prompt.id]
             assert prompt.body == row.body
@@ -110,7 +117,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         row = data.draw(st.sampled_from(self.running()))
-        self.do("release", [row.seq])
+        self.do("release", [row.seq], begun=data.draw(st.booleans()))
         row.state = "waiting"
 
     @rule(data=st.data())

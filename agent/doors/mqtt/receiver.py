@@ -13,10 +13,9 @@ from agent.doors.mqtt.intake import Incoming, Refused, error_payload, read_acks,
 from agent.doors.mqtt.link import WINDOW, Link, Message
 from agent.doors.mqtt.topics import Topics
 from agent.doors.node_face import Node
+from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, BadRequest, Conflict, InternalError, ModelNotFound
 from cloud_sync.state import Accepted, Address, State
-
-LARGE = 256 * 1024  # bytes; parsing more than this would hold the event loop up
 
 log = structlog.get_logger()
 

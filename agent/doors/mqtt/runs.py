@@ -1,7 +1,7 @@
-"""From the inbox to serving and back: claims prompts in the order of arrival, runs them, keeps their results.
+"""From the inbox to serving and back: claims prompts, senders in turn, runs them, keeps their results.
 
 What serving does not take now goes back to the inbox: at a sender's rate limit that sender is held for a
-while, at a full queue all are, so that prompts stay in order and only what runs is in memory.
+while, at a full queue all are, so that a sender's prompts stay in order and only what runs is in memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent.doors.mqtt.tokens import Tokens
 from agent.doors.mqtt.topics import Topics
 from agent.doors.openai.answers import Answer
 from agent.doors.openai.requests import Body, requests
+from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
 from agent.request import Request
 from agent.serving import Serving
@@ -82,7 +83,7 @@ class Runs:
                             await self._wake.wait()
         finally:
             with contextlib.suppress(StateError):  # then they count as an attempt, no more
-                await self._state.release(self._running)
+                await self._state.release(self._running, begun=True)
 
     async def _resume(self) -> None:
         while True:
@@ -112,31 +113,30 @@ class Runs:
             await self._resume()  # the disk may have it all the same
             return 0.0
         self._running.update((prompt.seq, len(prompt.body)) for prompt in prompts)
-        back = [prompt.seq for prompt in prompts if not self._start(prompt, group)]
+        back = [prompt.seq for prompt in prompts if not await self._start(prompt, group)]
         if back:
-            await self._give_back(back)
+            await self._give_back(back, begun=False)
         if back or len(prompts) == free:
             return 0.0
         return min((until - now for until in self._held.values()), default=None)
 
-    def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
+    async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
         if prompt.sender in self._held or time.monotonic() < self._full_until:
             return False
-        tickets: list[Ticket] = []
         try:
             if prompt.spent:
                 raise InternalError("this prompt was begun too often and never finished: it is not run again")
-            body = read_body(prompt.body)
-            for request in self._requests(prompt, body):
-                tickets.append(self._serving.submit(request))
+            if len(prompt.body) > LARGE:
+                body = await asyncio.to_thread(read_body, prompt.body)
+            else:
+                body = read_body(prompt.body)
+            tickets = self._serving.submit_all(self._requests(prompt, body))
         except (Overloaded, Unavailable) as error:
-            _cancel(tickets)
             self._hold(prompt.sender, error)
             return False
-        except AgentError as error:
-            _cancel(tickets)
-            group.create_task(self._finish(prompt, error_payload(error, prompt.id, prompt.sender)))
+        except Exception as error:  # noqa: BLE001 - it is this prompt's alone
+            group.create_task(self._finish(prompt, _failure(prompt, error)))
             return True
         self._full_s = FULL_S
         group.create_task(self._run(prompt, body, tickets))
@@ -161,18 +161,17 @@ class Runs:
             self._full_s = min(2 * self._full_s, FULL_MOST_S)
 
     async def _run(self, prompt: Prompt, body: Body, tickets: list[Ticket]) -> None:
-        model = self._serving.offered()[0].name
-        answer = Answer(body, id=prompt.id, model=model)
         topic = self._topics.tokens(prompt.sender, prompt.id)
-        tokens = Tokens(prompt.id, prompt.runs - 1 + prompt.lives, lambda said: self._out.tokens(topic, said))
+        tokens = Tokens(prompt.id, prompt.attempts, lambda said: self._out.tokens(topic, said))
         try:
+            answer = Answer(body, id=prompt.id, model=self._serving.offered()[0].name)
             await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
             payload = encode(answer.completion())
         except (Overloaded, Unavailable, Cancelled) as error:
             self._hold(prompt.sender, error)
-            return await self._give_back([prompt.seq])
-        except AgentError as error:
-            payload = error_payload(error, prompt.id, prompt.sender)
+            return await self._give_back([prompt.seq], begun=True)
+        except Exception as error:  # noqa: BLE001 - it is this prompt's alone
+            payload = _failure(prompt, error)
         finally:
             tokens.close()
             _cancel(tickets)
@@ -181,22 +180,27 @@ class Runs:
     async def _gather(
         self, prompt: Prompt, body: Body, tickets: list[Ticket], answer: Answer, tokens: Tokens | None
     ) -> None:
+        deaths = 0
         for place, ticket in enumerate(tickets):
             attempt = 1
             async for chunk in ticket:
                 if chunk.attempt > attempt:
-                    await self._count_deaths(prompt, chunk.attempt - attempt)
-                    attempt = chunk.attempt
+                    again, died = chunk.attempt - attempt, max(one.deaths for one in tickets) - deaths
+                    await self._began_again(prompt, again, died)
+                    if tokens:
+                        tokens.begin_again(again)
+                    attempt, deaths = chunk.attempt, deaths + died
                 answer.add(chunk, place)
                 if tokens:
                     tokens.add(place * (body.n or 1) + chunk.index, chunk)
 
-    async def _count_deaths(self, prompt: Prompt, deaths: int) -> None:
+    async def _began_again(self, prompt: Prompt, attempts: int, deaths: int) -> None:
+        """Kept before a token of the new attempt is sent."""
         log.warning("a prompt's Worker was lost", id=prompt.id, sender=prompt.sender, deaths=deaths)
-        for _ in range(deaths):
-            with contextlib.suppress(StateError):
-                if await self._state.lost(prompt.seq) >= MAX_LIVES:
-                    raise InternalError(f"the prompt cost {MAX_LIVES} Workers their lives")
+        with contextlib.suppress(StateError):
+            lives = await self._state.began_again(prompt.seq, attempts=attempts, deaths=deaths)
+            if deaths and lives >= MAX_LIVES:
+                raise InternalError(f"the prompt cost {MAX_LIVES} Workers their lives")
 
     async def _finish(self, prompt: Prompt, payload: bytes) -> None:
         while True:
@@ -211,12 +215,19 @@ class Runs:
         self._out.news()
         self._wake.set()
 
-    async def _give_back(self, seqs: list[int]) -> None:
+    async def _give_back(self, seqs: list[int], *, begun: bool) -> None:
         with contextlib.suppress(StateError):
-            await self._state.release(seqs)
+            await self._state.release(seqs, begun=begun)
         for seq in seqs:
             self._running.pop(seq, None)
         self._wake.set()
+
+
+def _failure(prompt: Prompt, error: Exception) -> bytes:
+    if not isinstance(error, AgentError):
+        log.error("a prompt failed unexpectedly", id=prompt.id, sender=prompt.sender, exc_info=error)
+        error = InternalError("something went wrong inside the node")
+    return error_payload(error, prompt.id, prompt.sender)
 
 
 def _cancel(tickets: list[Ticket]) -> None:

@@ -16,21 +16,22 @@ class Tokens:
     """Sends `{"id", "seq", "attempt", "index", "text", "finish_reason"}` by `send`.
 
     `seq` counts from 0 within an attempt, over all indices, so that a receiver sees what it lost; a higher
-    `attempt` makes what came before it void. `base`, the attempts of earlier runs, is added to a Chunk's.
+    `attempt` makes what came before it void.
     """
 
-    def __init__(self, id: str, base: int, send: Callable[[bytes], None]) -> None:
-        self._id, self._base, self._send = id, base, send
-        self._attempt = 1
+    def __init__(self, id: str, attempt: int, send: Callable[[bytes], None]) -> None:
+        self._id, self._attempt, self._send = id, attempt, send
         self._seq = 0
         self._texts: dict[int, list[str]] = {}
         self._sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def begin_again(self, attempts: int) -> None:
+        self._attempt += attempts
+        self._seq = 0
+        self._texts.clear()
+
     def add(self, index: int, chunk: Chunk) -> None:
-        if chunk.attempt != self._attempt:
-            self._attempt, self._seq = chunk.attempt, 0
-            self._texts.clear()
         self._texts.setdefault(index, []).append(chunk.text)
         if chunk.finish:
             self._say(index, chunk.finish)
@@ -49,7 +50,7 @@ class Tokens:
         self._sent_at = asyncio.get_running_loop().time()
 
     def _say(self, index: int, finish: str | None) -> None:
-        said: dict[str, Any] = {"id": self._id, "seq": self._seq, "attempt": self._base + self._attempt}
+        said: dict[str, Any] = {"id": self._id, "seq": self._seq, "attempt": self._attempt}
         said |= {"index": index, "text": "".join(self._texts.pop(index)), "finish_reason": finish}
         self._seq += 1
         self._send(encode(said))

@@ -8,6 +8,9 @@ from typing import Any, NoReturn
 from agent.errors import BadRequest
 
 MAX_DEPTH = 64
+MAX_NODES = 20_000  # arrays and objects
+MAX_ITEMS = 400_000  # commas, about: three times the ids of a prompt of 128k tokens
+LARGE = 64 * 1024  # bytes; to read more than this would hold the event loop up
 
 
 def load_object(data: bytes) -> dict[str, Any]:
@@ -18,6 +21,7 @@ def load_object(data: bytes) -> dict[str, Any]:
         raise BadRequest(f"The body is not valid UTF-8: byte {error.start} is wrong.") from None
     if not text.strip():
         raise BadRequest("The body is empty: send a JSON object.")
+    _check_parts(data)
     try:
         value = _decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -33,6 +37,20 @@ def load_object(data: bytes) -> dict[str, Any]:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check_depth(value)
     return value
+
+
+def _check_parts(data: bytes) -> None:
+    """Millions of small values in a body of a few MB would cost seconds: counted before anything is built."""
+    if not _has_many(data):
+        return
+    # Perhaps they are in strings, as in a prompt of code: a body of few strings is counted without them.
+    bare = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > MAX_ITEMS or _has_many(b"".join(bare.split(b'"')[::2])):
+        raise BadRequest(f"The body holds more than {MAX_NODES} arrays and objects, or {MAX_ITEMS} values.")
+
+
+def _has_many(data: bytes) -> bool:
+    return data.count(b"[") + data.count(b"{") > MAX_NODES or data.count(b",") > MAX_ITEMS
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
