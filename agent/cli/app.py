@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agent import __version__
-from agent.cli.errors import CommandError
+from agent.cli.errors import CommandError, UsageError
 
 HELP = """An inference agent for one device: quantised models over HTTP (OpenAI's API) and MQTT.
 
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model name; the node's own if left out.")]
 Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")]
 System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
@@ -51,7 +51,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
@@ -80,7 +81,10 @@ def pull(
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring a model onto the shelf; a running agent offers it."""
+    """Bring a model onto the shelf. A running agent that serves this model changes to what came.
+
+    Any other model waits there for a start that names it: AUTOGLM_MODEL=name, or serve --model name.
+    """
     from agent.cli.shelf import pull
 
     pull(source, name, json)
@@ -102,7 +106,9 @@ def generate(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no chat template.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", metavar="", help="Continue the text: no chat template.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Ask over HTTP, and print the answer as it streams."""
@@ -131,7 +137,7 @@ def publish(
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Show models, queue and Workers of the running agent."""
+    """Show the model, the queue and the Worker of the running agent."""
     from agent.cli.status import status
 
     status(json)
@@ -160,7 +166,10 @@ def doctor(json: Json = False) -> None:
 
 
 def _text(prompt: str) -> str:
-    return sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise UsageError("the prompt is empty: say what is asked")
+    return text
 
 
 def main() -> None:

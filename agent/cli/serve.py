@@ -14,6 +14,7 @@ from agent.cli.screen import Bar, err
 
 if TYPE_CHECKING:
     from agent.config import Settings
+    from models.sources import Progress
 
 
 def serve(**given: Any) -> None:
@@ -49,7 +50,13 @@ def serve_until_stopped(settings: Settings) -> None:
         structlog.get_logger().info(line)  # anew each time: the node configures logs when it starts
 
     with Bar(line=log) as bar, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(node.run(settings, report=lambda now: bar.show(now.phase, now.done, now.total)))
+
+        def report(now: Progress) -> None:
+            bar.show(now.phase, now.done, now.total)
+            if now.phase == "ready":
+                log("the model is here: trying engine settings, then loading it")
+
+        runner.run(node.run(settings, report=report))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -74,6 +81,9 @@ def _greet(settings: Settings) -> None:
     err.print(f"[bold]Open-AutoGLM Edge[/bold], node {settings.node}")
     err.print(f"  HTTP   {url}/v1   (pages: {url}/docs)")
     err.print(f"  MQTT   {mqtt}")
-    err.print(f"  Data   {settings.data_dir}", markup=False)
     command = "autoglm" if shutil.which("autoglm") else os.path.relpath(sys.argv[0])
+    err.print(f"  Model  {settings.model}", markup=False)
+    err.print(f"         (where it cannot be had, the agent stays up: {command} status says why;")
+    err.print(f"         then end this and serve another: {command} serve --model NAME)")
+    err.print(f"  Data   {settings.data_dir}", markup=False)
     err.print(f'  Try    {command} generate "What is gravity?"   from another terminal; Ctrl-C ends this')

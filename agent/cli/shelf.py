@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.errors import CommandError
+from agent.cli.errors import CommandError, UsageError
 from agent.cli.node import find, load_settings
 from agent.cli.screen import Bar, err, print_json, size, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent.cli.node import Node
     from agent.config import Settings
 
@@ -23,6 +22,8 @@ Report = Callable[[str, int, int | None], None]
 def pull(source: str, name: str | None, json: bool) -> None:
     settings = load_settings()
     node = find(settings)
+    source = _meant(source)
+    before = _listed(settings, node)
     with Bar() as bar:
         got = (
             _pull_by(node, source, name, bar.show)
@@ -32,13 +33,12 @@ def pull(source: str, name: str | None, json: bool) -> None:
     if json:
         print_json(got)
     else:
-        err.print(f"{got['model']} {got['version']} is on the shelf")
+        err.print(_told(got, before, _listed(settings, node)), markup=False)
 
 
 def models(json: bool) -> None:
     settings = load_settings()
-    node = find(settings)
-    rows = node.get("/api/models") if node else _listed(settings)
+    rows = _listed(settings, find(settings))
     if json:
         print_json(rows)
     elif rows:
@@ -54,6 +54,27 @@ def models(json: bool) -> None:
         err.print("The shelf is empty. Bring the default model: autoglm pull " + settings.model)
 
 
+def _meant(source: str) -> str:
+    """A file by its full path: the agent may have another working folder."""
+    if source.startswith((".", "/", "~")) or source.endswith((".gguf", "/")):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise UsageError(f"{source} is a folder: name the GGUF file in it")
+        if path.is_file():
+            return str(path.absolute())
+    return source
+
+
+def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+    def here(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row for row in rows if (row["model"], row["version"]) == (got["model"], got["version"])]
+
+    says = f"{got['model']} {got['version']} is {'already here' if here(before) else 'on the shelf'}"
+    if any(row["active"] for row in here(now)):
+        return f"{says}, and the agent serves it"
+    return f"{says}; serve it with AUTOGLM_MODEL={got['model']}"
+
+
 def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[str, Any]:
     body = {"source": source} | ({"name": name} if name else {})
     row: dict[str, Any] = {}
@@ -61,7 +82,9 @@ def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[
         row = jsonlib.loads(line)
         if "error" in row:
             raise CommandError(row["error"]["message"])
-        if "phase" in row:
+        if row.get("phase") == "load":
+            err.print("ready on the shelf; the agent changes to it now")
+        elif "phase" in row:
             report(row["phase"], row["done"], row["total"])
     if "version" not in row:
         raise CommandError("the agent ended the pull early. Its log says why; run the pull again to resume")
@@ -83,9 +106,12 @@ def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) ->
     return {"model": got.model, "version": got.version, "path": str(got.path)}
 
 
-def _listed(settings: Settings) -> list[dict[str, Any]]:
+def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:
     from models.shelf import Shelf
 
+    if node:
+        rows: list[dict[str, Any]] = node.get("/api/models")
+        return rows
     versions = Shelf(settings.data_dir / "models").versions()
     return [
         {

@@ -83,7 +83,8 @@ def _resident(pid: int) -> int:
 
 def duration(seconds: float) -> str:
     """For people: `3 d 4 h`, `5 min 2 s`."""
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (unit == "s" and not parts):

@@ -151,6 +151,24 @@ def test_pull_works_through_the_running_agent(here: dict[str, str], echo_model: 
     assert json.loads(told.stdout)["model"] == "echo"
 
 
+def test_pull_says_what_became_of_the_model_and_what_to_do_next(
+    here: dict[str, str], alone: dict[str, str], echo_model: Path
+) -> None:
+    assert "is on the shelf; serve it with AUTOGLM_MODEL=next" in (
+        run("pull", str(echo_model), "--name", "next", **alone).stderr
+    )
+    assert "is already here; serve it with AUTOGLM_MODEL=next" in (
+        run("pull", str(echo_model), "--name", "next", **alone).stderr
+    )
+    assert "is already here, and the agent serves it" in run("pull", str(echo_model), **here).stderr
+
+
+def test_flags_take_no_value_in_the_help() -> None:
+    lines = [line for line in run("generate", "--help").stdout.splitlines() if "--json" in line]
+    assert lines
+    assert "<bool>" not in lines[0]
+
+
 @pytest.mark.parametrize("command", [("generate", "Hi"), ("status",), ("bench",)])
 def test_without_an_agent_a_command_says_how_to_start_one(
     command: tuple[str, ...], alone: dict[str, str]
@@ -165,7 +183,10 @@ def test_without_an_agent_a_command_says_how_to_start_one(
     ("arguments", "settings", "says", "code"),
     [
         (("generate", "Hi", "--model", "nope"), {}, "nope", 1),
+        (("generate", ""), {}, "the prompt is empty", 2),
         (("pull", "no such thing"), {}, "no such thing", 1),
+        (("pull", "/tmp"), {}, "/tmp is a folder", 2),
+        (("pull", __file__), {}, f'{__file__}: not a GGUF file: it begins with \'"""T\'', 1),
         (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "AUTOGLM_HTTP_PORT", 2),
         (("bench", "--clients", "none"), {}, "--clients", 2),
         (("generate",), {}, "prompt", 2),
