@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import subprocess
 from collections.abc import Iterator
 from itertools import repeat
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.http.wire import Answer, ask, dial, exchange, head, post
+from tests.http.wire import Answer, ask, dial, exchange, head, post, read_answer
 from tests.support.agent import Agent
 
 CHAT = "/v1/chat/completions"
@@ -129,6 +131,22 @@ def test_a_body_that_does_not_come_is_not_waited_for(guarded_agent: Agent) -> No
     key = "Authorization: Bearer key-all"
     answer = ask(guarded_agent, head("/v1/completions", key, "Content-Length: 100"), b'{"prompt"')
     assert (answer.status, answer.error["code"]) == (408, "request_timeout")
+
+
+def test_bodies_on_their_way_are_bounded_together(echo_agent: Agent) -> None:
+    """By eight of the largest; what is small and comes at once passes all the same."""
+    size = 8 * 1024 * 1024
+    almost = head("/v1/completions", f"Content-Length: {size}") + b" " * (size - 1)
+    for _ in range(2):  # what is refused, or given up, leaves its room
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(dial(echo_agent)) for _ in range(9)]
+            for client in clients:
+                client.sendall(almost)
+            [refused], _, _ = select.select(clients, [], [], 20)
+            answer = read_answer(refused)
+            assert (answer.status, answer.error["code"]) == (503, "too_many_bodies")
+            assert answer.headers["retry-after"] == "1"
+            assert echo_agent.chat("small").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from agent.config import Settings
-from agent.doors.http.conversation import EventStream, submit_all
+from agent.doors.http.conversation import EventStream
 from agent.doors.http.door import create_app
 from agent.doors.http.guard import Guard
 from agent.doors.openai.answers import Stream
@@ -80,21 +80,6 @@ async def test_a_client_that_goes_ends_every_ticket() -> None:
     wire.gone.set()
     await EventStream(tickets, Stream(BODY, id="x", model="m"))({"type": "http"}, wire.receive, wire.send)
     assert all(one.ended for one in tickets)
-
-
-async def test_either_all_prompts_are_taken_in_or_none() -> None:
-    taken: list[Ticket] = []
-
-    class Small:
-        def submit(self, request: Request) -> Ticket:
-            if len(taken) == 2:
-                raise Overloaded("full")
-            taken.append(ticket())
-            return taken[-1]
-
-    with pytest.raises(Overloaded):
-        submit_all(Small(), [Request(id=str(number), prompt="x") for number in range(3)])
-    assert all(one.ended for one in taken)
 
 
 class BrokenNode:

@@ -1,4 +1,4 @@
-"""From Requests to the bytes of their answer: submit, follow the Tickets, let go when the caller is gone."""
+"""From Tickets to the bytes of their answer: follow them, let go when the caller is gone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from agent.doors.http.errors import error_object, json_response
 from agent.doors.openai.answers import Answer, Stream
 from agent.errors import AgentError
-from agent.request import Chunk, Request
+from agent.request import Chunk
 
 PING_S = 15.0
 """A stream says at least something this often, so that proxies keep the connection."""
@@ -27,22 +27,6 @@ class Ticket(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
     def cancel(self) -> None: ...
-
-
-class Submits(Protocol):
-    def submit(self, request: Request) -> Ticket: ...
-
-
-def submit_all(serving: Submits, requests: Iterable[Request]) -> list[Ticket]:
-    """All of them or none. Raises what `submit` raises."""
-    tickets: list[Ticket] = []
-    try:
-        for request in requests:
-            tickets.append(serving.submit(request))
-    except AgentError:
-        _cancel(tickets)
-        raise
-    return tickets
 
 
 class WholeAnswer(Response):

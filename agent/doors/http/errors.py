@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from agent.errors import AgentError, BadRequest, Forbidden, NotFound
+from agent.errors import AgentError, BadRequest, Forbidden, NotFound, Unavailable
 
 
 class MethodNotAllowed(BadRequest):
@@ -19,6 +19,10 @@ class MethodNotAllowed(BadRequest):
 class BodyTimeout(BadRequest):
     status = 408
     code = "request_timeout"
+
+
+class BodiesFull(Unavailable):
+    code = "too_many_bodies"
 
 
 class UnsupportedMedia(BadRequest):

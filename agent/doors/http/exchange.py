@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from starlette.types import Message, Receive, Scope, Send
 
-from agent.doors.http.errors import BodyTimeout
+from agent.doors.http.errors import BodiesFull, BodyTimeout
 from agent.errors import TooLarge
 
 LINGER_S = 2.0
@@ -18,11 +18,25 @@ LINGER_BYTES = 16 * 1024 * 1024
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+class Bodies:
+    """Room for all the bodies that are on their way: many slow ones together must not fill the memory."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most  # bytes
+
+
 class Exchange:
     """Stands between the server and the application; `receive` and `send` are what the application gets."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, max_body: int, body_timeout: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        bodies: Bodies,
+        max_body: int,
+        body_timeout: float,
     ) -> None:
         self.headers: Mapping[str, str] = _headers(scope)
         asked = self.headers.get("x-request-id", "")
@@ -34,6 +48,8 @@ class Exchange:
         self._max_body = max_body
         self._body_timeout = body_timeout
         self._received = 0
+        self._bodies = bodies
+        self._held = 0  # bytes of their room
         length = self.headers.get("content-length", "0")
         self._length = int(length) if length.isdecimal() else 0
         self._body_done = self._length == 0 and "transfer-encoding" not in self.headers
@@ -45,7 +61,7 @@ class Exchange:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """Raises TooLarge and BodyTimeout while the body comes."""
+        """Raises TooLarge, BodyTimeout and BodiesFull while the body comes."""
         if self._body_done:
             return self._noted(await self._receive())
         try:
@@ -55,7 +71,22 @@ class Exchange:
             raise BodyTimeout(f"The request's body did not arrive within {self._body_timeout:g} s.") from None
         if self._received > self._max_body:
             raise self._too_large()
+        self._hold(len(message.get("body", b"")))
         return message
+
+    def _hold(self, size: int) -> None:
+        if self._body_done:
+            return self.release()
+        self._held += size
+        self._bodies.left -= size
+        if self._bodies.left < 0:
+            self.release()
+            raise BodiesFull("Too many request bodies are on their way at once.", retry_after=1)
+
+    def release(self) -> None:
+        """The body is whole, or no longer of interest."""
+        self._bodies.left += self._held
+        self._held = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

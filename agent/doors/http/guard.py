@@ -19,12 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent.access import LOCAL, Access, Caller
 from agent.config import Settings
 from agent.doors.http.errors import HostNotAllowed, OriginNotAllowed, error_response
-from agent.doors.http.exchange import Exchange
+from agent.doors.http.exchange import Bodies, Exchange
 from agent.errors import AgentError
 from agent.telemetry import Telemetry
 
 log = structlog.get_logger()
 
+BODIES = 8  # of the largest size: so many may be on their way at once
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 OPEN_PREFIX = "/docs/"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -38,6 +39,7 @@ class Guard:
         self._settings = settings
         self._telemetry = telemetry
         self._trusted = trusted
+        self._bodies = Bodies(BODIES * settings.max_body_bytes)
         self._access = Access(settings.api_keys)
         self._hosts = Hosts(settings.http_host, settings.allowed_hosts)
 
@@ -48,6 +50,7 @@ class Guard:
             scope,
             receive,
             send,
+            bodies=self._bodies,
             max_body=self._settings.max_body_bytes,
             body_timeout=self._settings.body_timeout_s,
         )
@@ -61,6 +64,7 @@ class Guard:
         else:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
+            exchange.release()
             self._note(scope, exchange)
 
     def _admit(self, scope: Scope, exchange: Exchange) -> Caller:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from agent.access import Caller
-from agent.doors.http.conversation import EventStream, WholeAnswer, submit_all
+from agent.doors.http.conversation import EventStream, WholeAnswer
 from agent.doors.http.errors import UnsupportedMedia, json_response
 from agent.doors.http.schema import documented
 from agent.doors.node_face import Node
 from agent.doors.openai.answers import Answer, Stream
 from agent.doors.openai.bodies import ChatBody, CompletionBody
 from agent.doors.openai.requests import new_id, read, requests
+from agent.doors.openai.strict_json import LARGE
 from agent.errors import Cancelled, ModelNotFound
 from agent.offered import Offered
+
+B = TypeVar("B", ChatBody, CompletionBody)
 
 
 def openai_routes(node: Node) -> APIRouter:
@@ -26,12 +30,12 @@ def openai_routes(node: Node) -> APIRouter:
     @router.post("/chat/completions", **documented(ChatBody, "The answer, or its events with `stream`."))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation, by the model's own chat template."""
-        return _answer(node, read(await json_body(request), ChatBody), request.state.caller)
+        return _answer(node, await _read(request, ChatBody), request.state.caller)
 
     @router.post("/completions", **documented(CompletionBody, "The answer, or its events with `stream`."))
     async def completions(request: Request) -> Response:
         """Go on from a prompt, or from each of several."""
-        return _answer(node, read(await json_body(request), CompletionBody), request.state.caller)
+        return _answer(node, await _read(request, CompletionBody), request.state.caller)
 
     @router.get("/models", **documented(None, "The models that this caller may use."))
     async def models(request: Request) -> Response:
@@ -64,13 +68,18 @@ async def json_body(request: Request) -> bytes:
         raise Cancelled("The client went away in the middle of its request.") from None
 
 
+async def _read(request: Request, kind: type[B]) -> B:
+    data = await json_body(request)
+    return await asyncio.to_thread(read, data, kind) if len(data) > LARGE else read(data, kind)
+
+
 def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Response:
     name = _name(node, body.model or "")
     caller.needs_model(name)
     id = new_id(body)
     # What is not streamed nobody has seen yet: a Worker's death may begin it anew.
     asked = requests(body, node.settings, id=id, sender=caller.sender, durable=not body.stream)
-    tickets = submit_all(node.serving, asked)
+    tickets = node.serving.submit_all(asked)
     if body.stream:
         return EventStream(tickets, Stream(body, id=id, model=name))
     return WholeAnswer(tickets, Answer(body, id=id, model=name))
