@@ -60,7 +60,6 @@ class Node:
 def load_settings(**given: Any) -> Settings:
     """The settings in force, with what was given on the command line over them."""
     from pydantic import ValidationError
-    from pydantic_settings import SettingsError
 
     from agent.config import CONFIG_FILE, Settings
 
@@ -71,10 +70,9 @@ def load_settings(**given: Any) -> Settings:
         unknown = first["type"] == "extra_forbidden"
         says = "is not known" if unknown else first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{_named(*first['loc'])}: {says}") from None
-    except SettingsError as error:  # a variable that pydantic-settings cannot parse
-        name = re.search(r'field "(\w+)"', str(error))
-        raise UsageError(f"{_named(name[1])} must be JSON" if name else str(error)) from None
-    except (ValueError, OSError) as error:  # the file
+    except (ValueError, OSError) as error:  # a variable that pydantic-settings cannot parse, or the file
+        if variable := re.search(r'field "(\w+)" from source "Env', str(error)):
+            raise UsageError(f"{_named(variable[1])} must be JSON") from None
         says = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UsageError(f"{os.environ.get('AUTOGLM_CONFIG') or CONFIG_FILE}: {says}") from None
 
