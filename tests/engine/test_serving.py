@@ -131,6 +131,17 @@ def test_a_body_with_more_prompts_than_the_queue_holds_is_told_so(slow: Agent) -
     assert "queue holds 12" in answer.json()["error"]["message"]
 
 
+def test_the_prompts_of_one_body_come_in_together_or_not_at_all(slow: Agent) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        fill(pool, slow, 8)
+        waiting = slow.status()["queue"]["requests"]
+        body = {"prompt": ["a"] * (13 - waiting), "max_tokens": 1}
+        answer = httpx.post(f"{slow.base_url}/v1/completions", json=body, timeout=30)
+        assert answer.status_code == 429
+        assert slow.status()["queue"]["requests"] <= waiting
+    assert slow.chat("fine").status_code == 200
+
+
 def test_several_answers_to_a_fresh_prompt_count_nothing_as_cached(echo_agent: Agent) -> None:
     body = {"prompt": "quite fresh " * 20, "n": 4, "max_tokens": 4}
     usage = httpx.post(f"{echo_agent.base_url}/v1/completions", json=body, timeout=30).json()["usage"]
