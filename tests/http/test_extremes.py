@@ -25,7 +25,7 @@ allowed = st.fixed_dictionaries(
         "top_k": st.sampled_from([-1, 0, 1, 2, 49_151, 1_000_000]),
         "presence_penalty": edges(-2, 2),
         "frequency_penalty": edges(-2, 2),
-        "repeat_penalty": st.sampled_from([1e-300, 1e-30, 0.5, 1, 10]),
+        "repeat_penalty": st.sampled_from([0.01, 0.5, 1, 10]),
         "repeat_last_n": st.sampled_from([0, 1, 65_536]),
         "seed": st.integers(-(2**63), 2**63 - 1),
         "logit_bias": st.dictionaries(st.integers(0, 49_151).map(str), edges(-100, 100), max_size=5),
