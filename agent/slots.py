@@ -97,9 +97,6 @@ class Slots:
         slot = self._slots[index]
         slot.active, slot.coming, slot.used = False, [], self._tick()
 
-    def forget(self, index: int) -> None:
-        self._slots[index].tokens = []
-
     def move(self, source: int, target: int) -> None:
         """Slot `target` now holds, and runs, what `source` did; `source` keeps its tokens as a cache."""
         old, new = self._slots[source], self._slots[target]
