@@ -41,20 +41,19 @@ def has_gpu() -> bool:
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     """What the Worker's Engine is started with; see engines/llama.py for the names."""
+    basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
+    chosen = {}
     if settings.engine == "llama":
         probes = Probes(settings.data_dir / "probes.json")
-        basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers, **TRIAL}
+        trial = {**basic, **TRIAL}
         chosen = await probes.choose(
-            settings.engine, offered.path, offered.size, basic, kv_candidates(settings)
+            settings.engine, offered.path, offered.size, trial, kv_candidates(settings)
         )
-    else:
-        chosen = {}
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
     return {
         "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
         "context": context,
-        "threads": settings.threads or cores(),
-        "gpu_layers": settings.gpu_layers,
+        **basic,
         "kv_type": settings.kv_type,
         "flash_attention": settings.flash_attention,
         **chosen,
@@ -83,7 +82,7 @@ def kv_candidates(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _slots(kv_type: str, offered: Offered, context: int) -> int:
-    """As many as MEMORY_SHARE of the memory has room for, 32 at most."""
+    """As many as MEMORY_SHARE of the memory has room for, up to the default."""
     if offered.header is None:
         return DEFAULT_SLOTS
     number = KV_BYTES.get(kv_type, KV_BYTES["f16"])

@@ -107,7 +107,6 @@ class Serving:
     def worker_said(self, beat: Beat) -> None:
         self._telemetry.heard(self._beat, beat)
         self._beat = beat
-        self._gauges()
         for said in beat.said:
             self._working.hear(said)
         if beat.said:

@@ -80,12 +80,9 @@ class Slots:
             return None
         own = max(places, key=lambda index: (shared[index], -len(self._slots[index].tokens)))
         if shared[source] >= shared[own] + COPY_WORTH:
-            victim = min(
-                places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used)
-            )
-            return Placement(victim, shared[source], copy_from=source)
+            return Placement(self._least_missed(places), shared[source], copy_from=source)
         if shared[own] < COPY_WORTH:  # nothing worth keeping: let the oldest go, not the best
-            own = min(places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used))
+            own = self._least_missed(places)
         return Placement(own, shared[own])
 
     def take(self, placement: Placement, prompt: list[int]) -> None:
@@ -115,6 +112,10 @@ class Slots:
         if holes := self.holes():
             return holes
         return [index for index in (active[0] - 1, active[-1] + 1) if 0 <= index < len(self._slots)]
+
+    def _least_missed(self, places: list[int]) -> int:
+        """An empty slot, else the one that was not used for longest."""
+        return min(places, key=lambda index: (len(self._slots[index].tokens) > 0, self._slots[index].used))
 
     def _coming(self, prompt: list[int], most: int) -> int:
         """The longest prefix that Sequences now in prefill will have computed soon."""

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from agent.engines.engine import Drawn, Engine, EngineError
 from agent.frames import (
@@ -140,13 +141,7 @@ class Worker:
 
     def _step(self, plan: Plan) -> list[Drawn]:
         begun = time.monotonic()
-        for source, target in plan.copies:
-            self._engine.copy(source, target)
-        for slot, keep in plan.trims:
-            self._engine.trim(slot, keep)
-        drawn = self._engine.step(plan.pieces)
-        for slot, keep in plan.padding:
-            self._engine.trim(slot, keep)
+        drawn = carry_out(plan, self._engine)
         self._last_step = time.monotonic() - begun
         self._last_batch = len(plan.pieces) - len(plan.padding)
         self._scheduler.done(plan, self._last_step)
@@ -191,6 +186,18 @@ class Worker:
         send(self._link, beat)
 
 
+def carry_out(plan: Plan, engine: Engine) -> list[Drawn]:
+    """A plan's parts in their order: what was drawn for each of `plan.drawing`."""
+    for source, target in plan.copies:
+        engine.copy(source, target)
+    for slot, keep in plan.trims:
+        engine.trim(slot, keep)
+    drawn = engine.step(plan.pieces)
+    for slot, keep in plan.padding:
+        engine.trim(slot, keep)
+    return drawn
+
+
 def send(link: socket.socket, frame: ToAgent) -> None:
     try:
         link.sendall(encode(frame))
@@ -198,14 +205,14 @@ def send(link: socket.socket, frame: ToAgent) -> None:
         raise AgentGone from error
 
 
-def serve(link: socket.socket, engine: str, model: str, settings: dict[str, object]) -> None:
+def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
 
     pace = Pace(
-        float(str(settings["step_target_ms"])) / 1000,
-        int(str(settings["step_tokens"])),
-        int(str(piece)) if (piece := settings.get("prefill_piece")) else None,
+        settings["step_target_ms"] / 1000,
+        settings["step_tokens"],
+        settings.get("prefill_piece"),
     )
     try:
         progress(0.0)

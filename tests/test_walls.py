@@ -22,7 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httptools": ("agent/doors/http/",),
     "httpx": ("models/sources/", "agent/cli/node.py"),
     "iotcore": ("agent/doors/mqtt/broker.py",),
-    "jinja2": ("agent/templates.py", "agent/template_child.py"),
+    "jinja2": ("agent/templates.py",),
     "llama_cpp": ("agent/engines/llama.py",),
     "msgspec": ("agent/frames.py",),
     "numpy": ("agent/engines/",),

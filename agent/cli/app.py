@@ -40,6 +40,7 @@ Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standar
 System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
 MaxTokens = Annotated[int | None, typer.Option(help="The most tokens to generate.", min=1)]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy, 2 is wild.", min=0, max=2)]
+Seed = Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")]
 
 
 def _version(wanted: bool) -> None:
@@ -105,7 +106,7 @@ def generate(
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
+    seed: Seed = None,
     raw: Annotated[
         bool, typer.Option("--raw", metavar="", help="Continue the text: no chat template.")
     ] = False,
@@ -124,7 +125,7 @@ def publish(
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
+    seed: Seed = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.", min=1)] = 120,
     json: Json = False,
 ) -> None:

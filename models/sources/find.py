@@ -96,10 +96,13 @@ def _path(source: str) -> Path | None:
 
 def _name(text: str) -> str:
     """A Model's name out of a repository's or file's: other characters become '-', case is kept."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:96]
-    if not name:
+    if not (name := _plain_name(text)):
         raise BadSource("the source gives the Model no name: add `--name`")
     return name
+
+
+def _plain_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:96]
 
 
 def _plain(path: str) -> str:
@@ -154,7 +157,7 @@ def known(source: str, shelf: Shelf) -> Version | None:
     if not found:
         return None
     # The same source may have been pulled under several names: its own comes first.
-    own = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path else Path(urlsplit(source).path).stem)
-    one = next((one for one in found if one.model in (source, own.lstrip("._-")[:96])), found[0])
+    own = _plain_name(path.stem if path else Path(urlsplit(source).path).stem)
+    one = next((one for one in found if one.model in (source, own)), found[0])
     changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
     return None if changed else one

@@ -14,6 +14,7 @@ from agent.request import Sampling
 from agent.scheduler import MOVE_AFTER, Plan, Scheduler
 from agent.sequence import Group, Sequence
 from agent.text import Text
+from agent.worker import carry_out
 from tests.plugins.echo.echo_engine import VOCABULARY, EchoEngine
 
 CONTEXT = 96
@@ -56,13 +57,7 @@ class House:
         plan = self.scheduler.plan()
         if not plan.pieces:
             return plan
-        for source, target in plan.copies:
-            self.engine.copy(source, target)
-        for slot, keep in plan.trims:
-            self.engine.trim(slot, keep)
-        drawn = self.engine.step(plan.pieces)
-        for slot, keep in plan.padding:
-            self.engine.trim(slot, keep)
+        drawn = carry_out(plan, self.engine)
         fitted = self.pace.pass_s, self.pace.row_s
         self.scheduler.done(plan, 0.01)
         self.pace.pass_s, self.pace.row_s = fitted  # costs as the test wants them
@@ -156,21 +151,23 @@ def test_a_newcomer_takes_a_hole_first() -> None:
     assert hole in house.scheduler.slots.active
 
 
-def test_a_long_prompt_does_not_stall_others() -> None:
-    house = House(piece=16)
+def with_one_decoding(piece: int) -> House:
+    house = House(piece=piece)
     house.add("user: " + "a" * 40)
     while not house.scheduler.running or not house.scheduler.running[0].decoding:
         house.step()
+    return house
+
+
+def test_a_long_prompt_does_not_stall_others() -> None:
+    house = with_one_decoding(piece=16)
     house.add("b" * 80)
     for _ in range(5):
         assert house.step().rows == 1, "the first one drew a token in every step"
 
 
 def test_a_short_prompt_is_not_held_up_by_a_long_one() -> None:
-    house = House(piece=10)
-    house.add("user: " + "a" * 40)
-    while not house.scheduler.running or not house.scheduler.running[0].decoding:
-        house.step()
+    house = with_one_decoding(piece=10)
     house.add("b" * 90)
     house.step()
     short = house.add("user: c")
