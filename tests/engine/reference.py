@@ -1,6 +1,7 @@
 """Greedy decoding of each prompt alone, by llama.cpp with nothing around it. Run as a program: prints JSON.
 
-For each prompt: its answer's pieces, and at each the margin: how far the best logit is above the second.
+For each prompt: its tokens, those of its answer with their pieces, and at each the margin: how far the best
+logit is above the second.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from agent.engines.llama import load
 
 
 def decode(engine: Any, prompt: str, count: int) -> dict[str, Any]:
-    tokens = engine.tokenize(prompt)
+    asked = engine.tokenize(prompt)
     engine.trim(0, 0)
-    pieces, margins = [], []
-    start, feed = 0, tokens
+    tokens, pieces, margins = [], [], []
+    start, feed = 0, asked
     for _ in range(count):
         engine._batch.fill([Piece(0, start, feed, object())])
         assert llama.llama_decode(engine._ctx, engine._batch.struct) == 0
@@ -30,9 +31,10 @@ def decode(engine: Any, prompt: str, count: int) -> dict[str, Any]:
         margins.append(float(best - second))
         if engine.ends(token):
             break
+        tokens.append(token)
         pieces.append(list(engine.piece(token)))
         start, feed = start + len(feed), [token]
-    return {"pieces": pieces, "margins": margins}
+    return {"prompt": asked, "tokens": tokens, "pieces": pieces, "margins": margins}
 
 
 def main() -> None:
