@@ -13,13 +13,15 @@ import structlog
 
 from agent import device
 from agent.config import Settings
+from agent.errors import Conflict
 from agent.offered import Offered
 from agent.serving import Serving
 from agent.supervisor import Deadlines, Launch, State, Supervisor
 from agent.telemetry import Telemetry
 from models.errors import ModelError, Unreachable
 from models.gguf import read_header
-from models.shelf import Shelf, Version
+from models.manifest import Manifest
+from models.shelf import Shelf, Version, split_name
 from models.sources import Progress, known, pull
 
 log = structlog.get_logger()
@@ -105,6 +107,18 @@ class Activation:
             yield {"phase": "load", "done": 0, "total": None}
             await self.activate(version)
         yield {"model": version.model, "version": version.version, "path": str(version.path)}
+
+    async def remove(self, name: str) -> list[Manifest]:
+        """Take `model` or `model:version` off the shelf. NotOnShelf, or Conflict where it is served."""
+        model, version = split_name(name)
+        async with self._changing:  # what a swap goes to, or may fall back to, stays
+            served = self._prepared_now.offered if self._prepared_now else None
+            if served and served.name == model and version in (None, served.version):
+                raise Conflict(
+                    f"{model}:{served.version} is being served. To remove it, serve another model first;"
+                    f" to remove another version, name it: {model}:VERSION"
+                )
+            return await asyncio.to_thread(self._shelf.remove, model, version)
 
     async def activate(self, version: Version) -> None:
         """Serve this Version, by drain and swap; ModelError, and the former one, where it does not load.

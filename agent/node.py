@@ -22,6 +22,7 @@ from agent.errors import AgentError
 from agent.serving import Serving
 from agent.telemetry import Telemetry
 from agent.templates import Templates
+from models.manifest import Manifest
 from models.shelf import Shelf
 from models.sources import Progress
 
@@ -64,6 +65,10 @@ class Node:
         """Put a Version on the shelf, and serve it if it is of the Model served. Rows of progress."""
         async for row in self.activation.pull(source, name):
             yield row
+
+    async def remove(self, name: str) -> list[Manifest]:
+        """Take a Model, or one Version, off the shelf: what went. Not what is served."""
+        return await self.activation.remove(name)
 
     def stop(self) -> None:
         """Once: let running answers end first. Twice: end now."""

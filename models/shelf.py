@@ -182,6 +182,12 @@ class Shelf:
         return self._manifests / manifest.model / f"{manifest.version}.json"
 
 
+def split_name(text: str) -> tuple[str, str | None]:
+    """`model` or `model:version`, as users write them."""
+    model, _, version = text.partition(":")
+    return model, version or None
+
+
 def _not_there(model: str, version: str | None) -> NotOnShelf:
     what = model if version is None else f"{model} version {version}"
     return NotOnShelf(f"{what} is not on the shelf: see `autoglm models`, or get it by `autoglm pull`")

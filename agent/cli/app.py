@@ -100,6 +100,17 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A model, or one version of it: NAME:VERSION.")],
+    json: Json = False,
+) -> None:
+    """Remove a model from the shelf. What the running agent serves stays."""
+    from agent.cli.shelf import remove
+
+    remove(name, json)
+
+
+@app.command()
 def generate(
     prompt: Prompt,
     model: Model = None,

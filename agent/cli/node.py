@@ -39,6 +39,10 @@ class Node:
         with _translated(self.where):
             return _checked(self._client.post(path, json=body)).json()
 
+    def delete(self, path: str) -> Any:
+        with _translated(self.where):
+            return _checked(self._client.delete(path)).json()
+
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[str]:
         """The lines of the answer, as they come."""
         with _translated(self.where), self._client.stream("POST", path, json=body) as response:

@@ -1,4 +1,4 @@
-"""`pull` and `models`: through the running agent where there is one, else directly on the shelf."""
+"""`pull`, `models` and `remove`: through the running agent where there is one, else directly on the shelf."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json as jsonlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agent.cli.errors import CommandError, UsageError
 from agent.cli.node import find, load_settings
@@ -52,6 +53,20 @@ def models(json: bool) -> None:
         )
     else:
         err.print("The shelf is empty. Bring the default model: autoglm pull " + settings.model)
+
+
+def remove(name: str, json: bool) -> None:
+    settings = load_settings()
+    node = find(settings)
+    if node:
+        gone = node.delete(f"/api/models/{quote(name, safe='')}")
+    else:
+        gone = _remove_here(settings.data_dir, name)
+    if json:
+        print_json(gone)
+    else:
+        for one in gone:
+            err.print(f"{one['model']} {one['version']} is removed", markup=False)
 
 
 def _meant(source: str) -> str:
@@ -104,6 +119,17 @@ def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) ->
     except ModelError as error:
         raise CommandError(str(error)) from error
     return {"model": got.model, "version": got.version, "path": str(got.path)}
+
+
+def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:
+    from models.errors import ModelError
+    from models.shelf import Shelf, split_name
+
+    try:
+        gone = Shelf(data_dir / "models").remove(*split_name(name))
+    except ModelError as error:
+        raise CommandError(str(error)) from error
+    return [{"model": one.model, "version": one.version, "size": one.size} for one in gone]
 
 
 def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agent.config import Settings
     from agent.serving import Serving
     from agent.telemetry import Telemetry
+    from models.manifest import Manifest
     from models.shelf import Shelf
 
 
@@ -30,3 +31,6 @@ class Node(Protocol):
 
     def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then the Version. Raises AgentError and ModelError."""
+
+    async def remove(self, name: str) -> list[Manifest]:
+        """Take `model` or `model:version` off the shelf: what went. NotOnShelf; Conflict: it is served."""

@@ -2,9 +2,9 @@
 
 Exactly, with one Sequence. In a full batch sums are taken in another order, so a logit may differ in its
 last digits, and where the two best are nearly equal the other one may win. How that is judged: the reference
-tells by how much the best logit was ahead at each token. Where that was less than NOISE either token is right,
-and nothing is compared; between two such places the text must be the same, given the reference's own tokens
-before it.
+tells by how much the best logit was ahead at each token. Where that was less than NOISE either token is
+right, and nothing is compared; between two such places the text must be the same, given the reference's own
+tokens before it.
 """
 
 from __future__ import annotations

@@ -43,6 +43,22 @@ def test_a_swap_drops_no_request(start_agent: Callable[..., Agent], tmp_path: Pa
     assert agent.metric("worker_restarts_total") == 0
 
 
+def test_after_a_swap_the_former_version_can_be_removed_and_the_served_one_cannot(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    agent = start_agent()
+    before = version(agent)
+    pull(agent, write_gguf(tmp_path / "newer.gguf", salt=1))
+    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
+        refused = client.delete(f"/api/models/echo:{version(agent)}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+        gone = client.delete(f"/api/models/echo:{before}").json()
+        assert [row["version"] for row in gone] == [before]
+        assert client.delete(f"/api/models/echo:{before}").status_code == 404
+    assert agent.chat("still here").status_code == 200
+
+
 def test_a_version_that_does_not_load_is_taken_back(
     start_agent: Callable[..., Agent], tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_administration_needs_an_administrators_key(guarded_agent: Agent, echo_a
     assert get(guarded_agent, "/api/models", "key-all").status_code == 403
     assert get(guarded_agent, "/api/models", "key-boss").status_code == 200
     assert get(echo_agent, "/api/models").status_code == 403
+    assert httpx.delete(f"{echo_agent.base_url}/api/models/echo").status_code == 403
 
 
 def test_no_key_is_shown_by_the_status(guarded_agent: Agent) -> None:

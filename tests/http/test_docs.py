@@ -47,6 +47,7 @@ def test_every_route_is_in_the_schema_and_says_what_it_does(schema: Any) -> None
         "/v1/models",
         "/v1/models/{model}",
         "/api/models",
+        "/api/models/{name}",
         "/api/pull",
         "/healthz",
         "/readyz",

@@ -163,6 +163,32 @@ def test_pull_says_what_became_of_the_model_and_what_to_do_next(
     assert "is already here, and the agent serves it" in run("pull", str(echo_model), **here).stderr
 
 
+def test_remove_takes_a_model_off_the_shelf_where_no_agent_runs(
+    alone: dict[str, str], echo_model: Path
+) -> None:
+    run("pull", str(echo_model), "--name", "mine", **alone)
+    gone = json.loads(run("remove", "mine", "--json", **alone).stdout)
+    assert [row["model"] for row in gone] == ["mine"]
+    assert json.loads(run("models", "--json", **alone).stdout) == []
+    again = run("remove", "mine", **alone)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "mine is not on the shelf" in again.stderr
+
+
+def test_remove_through_the_running_agent_leaves_what_it_serves(
+    here: dict[str, str], echo_model: Path
+) -> None:
+    run("pull", str(echo_model), "--name", "spare", **here)
+    assert "spare" in run("remove", "spare", **here).stderr
+    rows = json.loads(run("models", "--json", **here).stdout)
+    assert [row["model"] for row in rows] == ["echo"]
+    for name in ("echo", f"echo:{rows[0]['version']}"):
+        refused = run("remove", name, **here)
+        assert refused.returncode == 1
+        assert "is being served" in refused.stderr
+    assert run("generate", "Hi", **here).stdout == "Hi\n"
+
+
 def test_flags_take_no_value_in_the_help() -> None:
     lines = [line for line in run("generate", "--help").stdout.splitlines() if "--json" in line]
     assert lines

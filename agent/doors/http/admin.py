@@ -18,8 +18,8 @@ from agent.doors.node_face import Node
 from agent.doors.openai.bodies import PullBody
 from agent.doors.openai.requests import bad_request
 from agent.doors.openai.strict_json import load_object
-from agent.errors import AgentError, BadRequest
-from models.errors import ModelError
+from agent.errors import AgentError, BadRequest, ModelNotFound
+from models.errors import ModelError, NotOnShelf
 
 
 def admin_routes(node: Node) -> APIRouter:
@@ -54,6 +54,16 @@ def admin_routes(node: Node) -> APIRouter:
         except ValidationError as error:
             raise bad_request(error) from None
         return StreamingResponse(_rows(node.pull(body.source, body.name)), media_type="application/x-ndjson")
+
+    @router.delete("/models/{name}", **documented(None, "What was removed."))
+    async def remove(request: Request, name: str) -> Response:
+        """Take `model` or `model:version` off the shelf. What is served stays: 409."""
+        request.state.caller.needs_admin()
+        try:
+            gone = await node.remove(name)
+        except NotOnShelf as error:
+            raise ModelNotFound(str(error), param="name") from None
+        return json_response([{"model": one.model, "version": one.version, "size": one.size} for one in gone])
 
     return router
 
