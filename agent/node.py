@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import resource
 import signal
 import time
@@ -16,8 +17,6 @@ import structlog
 from agent import __version__, log, systemd
 from agent.activation import Activation
 from agent.config import Settings
-from agent.doors.http.door import serve as serve_http
-from agent.doors.mqtt.door import serve as serve_mqtt
 from agent.errors import AgentError
 from agent.serving import Serving
 from agent.telemetry import Telemetry
@@ -85,13 +84,13 @@ class Node:
                 tasks = [
                     group.create_task(work)
                     for work in (
-                        self.templates.start(),
                         self.serving.run(),
                         self.activation.run(),
                         self._tell_systemd(),
                         self._watchdog(),
-                        serve_http(self),
-                        *((serve_mqtt(self),) if self.settings.mqtt_url else ()),
+                        self._open("http"),
+                        *((self._open("mqtt"),) if self.settings.mqtt_url else ()),
+                        self.templates.start(),
                     )
                 ]
                 await self._stop.wait()
@@ -101,6 +100,11 @@ class Node:
         finally:
             await self.templates.close()
         logger.info("stopped")
+
+    async def _open(self, door: str) -> None:
+        """Serve at a door. Its code is half of the agent's; it is imported beside the Worker's load."""
+        module = await asyncio.to_thread(importlib.import_module, f"agent.doors.{door}.door")
+        await module.serve(self)
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
