@@ -37,19 +37,19 @@ class Figures:
 def summarise(answers: Sequence[Answer], began: float, ended: float, tokens: int) -> Figures:
     """The figures of the window from `began` to `ended`, in which each answer was to have `tokens` tokens.
 
-    Every token that arrived in the window counts, also those of answers that were not complete at its end: so
-    neither a contestant that works in waves nor one that staggers its answers gains by where the window ends.
+    What arrived in the window counts, also of answers that began before it or were not complete at its end.
     """
-    whole = [answer for answer in answers if answer.tokens is not None and answer.stamps[-1] <= ended]
+    inside = [[stamp for stamp in answer.stamps if began <= stamp <= ended] for answer in answers]
+    whole = [a for a in answers if a.tokens is not None and began <= a.stamps[-1] <= ended]
     if not whole:
         raise ValueError("no request was answered")
     pieces = sum(len(answer.stamps) for answer in whole)
     per_piece = sum(answer.tokens or 0 for answer in whole) / pieces
-    arrived = sum(began <= stamp <= ended for answer in answers for stamp in answer.stamps)
-    first = [1000 * (a.stamps[0] - a.started) for a in answers if a.stamps and a.stamps[0] <= ended]
-    gaps = np.concatenate([1000 * np.diff([s for s in a.stamps if s <= ended]) for a in answers if a.stamps])
+    arrived = sum(map(len, inside))
+    first = [1000 * (a.stamps[0] - a.started) for a in answers if a.stamps and began <= a.stamps[0] <= ended]
+    gaps = np.concatenate([1000 * np.diff(stamps) for stamps in inside])
     gap_p50, gap_p99 = np.percentile(gaps, (50, 99)) if len(gaps) else (0.0, 0.0)
-    ttft_p50, ttft_p99 = np.percentile(first, (50, 99))
+    ttft_p50, ttft_p99 = np.percentile(first, (50, 99)) if first else (0.0, 0.0)
     return Figures(
         seconds=ended - began,
         requests=len(whole),

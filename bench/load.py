@@ -54,22 +54,27 @@ class Load:
 
 
 async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
-    """All clients at once, each asking again and again, until `load.requests` were answered."""
-    if load.warm_up:
-        await asyncio.gather(*(load.ask(next(numbers), sse.Exchange()) for _ in range(load.clients)))
+    """All clients at once, each asking again and again, until `load.requests` were answered.
+
+    The window opens when as many answers are there as there are clients: what a server has begun and not ended
+    is then about the same at both ends of it, whether it works in waves or staggers its answers.
+    """
     exchanges: list[sse.Exchange] = []
-    left, enough = load.requests, asyncio.Event()
+    unmeasured = load.clients if load.warm_up else 0
+    answered, enough = 0, asyncio.Event()
+    began = perf_counter()
 
     async def client() -> None:
-        nonlocal left
+        nonlocal answered, began
         while True:
             exchanges.append(sse.Exchange())
             await load.ask(next(numbers), exchanges[-1])
-            left -= 1
-            if left <= 0:
+            answered += 1
+            if answered == unmeasured:
+                began = perf_counter()
+            if answered == unmeasured + load.requests:
                 enough.set()
 
-    began = perf_counter()
     tasks = [asyncio.create_task(client()) for _ in range(load.clients)]
     stop = asyncio.create_task(enough.wait())
     done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -49,6 +49,14 @@ def test_tokens_count_when_they_arrive_also_those_of_answers_that_were_cut() -> 
     assert figures.gap_p99 == pytest.approx(1000)
 
 
+def test_of_an_answer_that_began_before_the_window_only_what_arrived_in_it_counts() -> None:
+    earlier = Answer(0.0, [1.0, 2.0, 3.0], tokens=3)
+    figures = summarise([earlier, Answer(2.0, [2.5, 3.5], tokens=2)], began=1.5, ended=3.5, tokens=3)
+    assert figures.tokens_per_s == pytest.approx(4 / 2)
+    assert figures.ttft_p50 == pytest.approx(500)
+    assert figures.gap_p50 == pytest.approx(1000)
+
+
 def test_an_answer_that_is_too_short_is_told() -> None:
     figures = summarise([Answer(0.0, [1.0, 2.0], tokens=2)], began=0.0, ended=2.0, tokens=64)
     assert figures.short == 1
