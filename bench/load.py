@@ -32,11 +32,11 @@ class Load:
     host: str
     port: int
     clients: int = 8
-    requests: int = 48  # the measurement ends when so many are answered
+    requests: int = 48  # so many answers are measured
     rate: float | None = None  # requests a second; None is a closed loop
     tokens: int = 64
     spread: bool = False  # answers of 1 to 2 * tokens tokens: leaves a server's slots scattered
-    warm_up: bool = True
+    warm_up: bool = True  # leave the first answer of each client out
     salt: int = 1  # each measurement of a running server needs another, or it answers from its prompt cache
     extra: dict[str, Any]  # what this server needs besides, to generate exactly `tokens` tokens greedily
 
@@ -56,8 +56,8 @@ class Load:
 async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
     """All clients at once, each asking again and again, until `load.requests` were answered.
 
-    The window opens when as many answers are there as there are clients: what a server has begun and not ended
-    is then about the same at both ends of it, whether it works in waves or staggers its answers.
+    The window opens when as many answers are there as there are clients: what a server has begun and not
+    ended is then about the same at both ends of it, whether it works in waves or staggers its answers.
     """
     exchanges: list[sse.Exchange] = []
     unmeasured = load.clients if load.warm_up else 0
