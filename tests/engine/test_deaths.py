@@ -23,6 +23,26 @@ def agent(start_agent: Callable[..., Agent]) -> Agent:
     return start_agent(**SLOW)
 
 
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A control group whose processes have 200 MiB together; beyond, the kernel's OOM killer comes."""
+    one, two = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")  # cgroup v1, v2
+    group = (one if one.is_dir() else two) / f"autoglm-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no control group can be made here")
+    limit = next(
+        (group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()), None
+    )
+    if limit is None:
+        group.rmdir()
+        pytest.skip("control groups have no memory controller here")
+    limit.write_text(str(200 << 20))
+    yield group
+    group.rmdir()
+
+
 @pytest.fixture(autouse=True)
 def _ready(agent: Agent) -> Iterator[None]:
     yield
@@ -60,6 +80,20 @@ def test_requests_without_a_chunk_are_run_again_and_others_get_an_error(agent: A
             assert answer.result().status_code == 200, answer.result().text
             assert str(at) in answer.result().json()["choices"][0]["message"]["content"]
     assert agent.worker_pid != worker
+
+
+def test_a_worker_that_the_oom_killer_takes_costs_the_others_nothing(
+    agent: Agent, small_memory: Path
+) -> None:
+    worker = agent.worker_pid
+    (small_memory / "cgroup.procs").write_text(str(worker))
+    with ThreadPoolExecutor(2) as pool:
+        greedy = pool.submit(agent.chat, "<eat 400> much")
+        neighbour = pool.submit(agent.chat, "<slow 0.05> little")
+        assert httpx.get(f"{agent.base_url}/healthz").status_code == 200
+        assert [one.result().status_code for one in (greedy, neighbour)] == [200, 200]
+    assert agent.worker_pid != worker
+    assert 'worker_restarts_total{reason="killed"}' in httpx.get(f"{agent.base_url}/metrics").text
 
 
 def test_the_agent_answers_while_its_worker_hangs_and_readyz_tells_the_truth(agent: Agent) -> None:

@@ -1,7 +1,7 @@
 """An Engine that answers with its prompt: bytes are tokens. Told by its prompt, it crashes, hangs or dawdles.
 
 A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
-of the answer, `<hang>` stops the process, `<oom>` dies as the OOM killer would have it, `<slow S>` sleeps S
+of the answer, `<hang>` stops the process, `<eat N>` takes N MiB of memory for a moment, `<slow S>` sleeps S
 seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its
 slot holds is an EngineError.
 """
@@ -96,7 +96,7 @@ class EchoEngine:
 def _answer(text: str) -> str:
     """The last message's content where the echo template rendered a chat, else the whole prompt."""
     body = text.removesuffix("assistant: ").rstrip("\n").rpartition("user: ")[2]
-    return re.sub(r"<(crash|hang|oom|slow|fail)[^>]*>", "", body)
+    return re.sub(r"<(crash|hang|eat|slow|fail)[^>]*>", "", body)
 
 
 def _draw(sampler: EchoSampler) -> Drawn:
@@ -108,11 +108,11 @@ def _draw(sampler: EchoSampler) -> Drawn:
 
 
 def _obey(sampler: EchoSampler) -> None:
-    for name, argument in re.findall(r"<(crash-after|crash|hang|oom|slow|fail) ?([^>]*)>", sampler.prompt):
+    for name, argument in re.findall(r"<(crash-after|crash|hang|eat|slow|fail) ?([^>]*)>", sampler.prompt):
         if name == "crash" or (name == "crash-after" and sampler.drawn >= int(argument)):
             os.kill(os.getpid(), signal.SIGSEGV)
-        elif name == "oom":
-            os.kill(os.getpid(), signal.SIGKILL)
+        elif name == "eat":
+            [b"x" * (1 << 20) for _ in range(int(argument))]
         elif name == "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif name == "slow":
