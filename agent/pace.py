@@ -9,7 +9,7 @@ from __future__ import annotations
 
 LEAST = 16  # tokens: smaller pieces cost more in passes over the weights than they smooth
 MOST_SECONDS = 1.0  # no step may be planned longer: the heartbeat comes from the loop
-SHARE = 0.5  # of the decodes' own time that prompts always get, or a full house would let nobody in
+SHARE = 1.0  # of the decodes' own time that prompts always get, or a full house would let nobody in
 _FORGET = 0.98  # of what was learnt, at each step
 _WEIGHT = 0.1  # of a new measurement in the moving average
 
