@@ -4,7 +4,9 @@
     |-- BadSource            the source or the name cannot be understood: ask for another
     |-- NotOnShelf           no such Model or Version on the shelf
     |-- Damaged              a Version's file is missing or differs from its digest: pull it again
-    |-- GGUFError            not a GGUF file, or one that the engine must not be shown
+    |-- BadFile              not a model's file, or one that an engine must not be shown
+    |   |-- GGUFError
+    |   `-- ONNXError
     |-- NoRoom               the disk is too small; the message has the numbers
     `-- PullError            the source could not give the file
         |-- NotThere         it has no such repository or file
@@ -34,7 +36,15 @@ class Damaged(ModelError):
     pass
 
 
-class GGUFError(ModelError):
+class BadFile(ModelError):
+    pass
+
+
+class GGUFError(BadFile):
+    pass
+
+
+class ONNXError(BadFile):
     pass
 
 

@@ -83,7 +83,9 @@ class Shelf:
         except FileNotFoundError:
             return None
 
-    def add(self, model: str, staged: list[Staged], *, source: str = "", etag: str = "") -> Version:
+    def add(
+        self, model: str, staged: list[Staged], *, engine: str = "llama", source: str = "", etag: str = ""
+    ) -> Version:
         """Put a Version on the shelf, durably. The files were verified by the caller."""
         files = tuple(one.file for one in staged)
         for one in staged:
@@ -93,6 +95,7 @@ class Shelf:
             manifest = Manifest(
                 model=model,
                 version=version_of(files),
+                engine=engine,
                 files=files,
                 source=source,
                 etag=etag,
@@ -128,7 +131,7 @@ class Shelf:
             if not going:
                 raise _not_there(model, version)
             for one in going:
-                self._manifest_of(one).unlink()
+                self._manifest_of(one).unlink(missing_ok=True)
             disk.sync(self._manifests / model)
             self._drop_leftovers()
         return going
@@ -183,8 +186,10 @@ class Shelf:
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """`model` or `model:version`, as users write them."""
-    model, _, version = text.partition(":")
+    """`model` or `model:version`, as users write them. NotOnShelf: a colon and nothing."""
+    model, colon, version = text.partition(":")
+    if colon and not version:
+        raise NotOnShelf(f"{text!r} names no version after the colon")
     return model, version or None
 
 

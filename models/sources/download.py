@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 
+from models.address import without_secrets
 from models.errors import PullError, WrongDigest
-from models.gguf import MAGIC
+from models.format import may_be_model
 from models.shelf import Shelf, Version
 from models.sources import web
 from models.sources.origin import Fetched
@@ -39,7 +40,7 @@ class FromWeb:
 
     @property
     def shown(self) -> str:
-        return web.without_secrets(self.url)
+        return without_secrets(self.url)
 
     async def is_unchanged(self, version: Version) -> bool:
         if not (etag := version.manifest.etag):
@@ -143,8 +144,10 @@ class _Download:
         part = self._part
         if not gathered:
             return
-        if part.done == 0 and gathered[:4] != MAGIC:
-            raise PullError(f"{self._origin.shown} is not a GGUF file (perhaps a web page, or an error text)")
+        if part.done == 0 and not may_be_model(gathered):
+            raise PullError(
+                f"{self._origin.shown} is not a GGUF or ONNX file (perhaps a web page, or an error text)"
+            )
         if part.total is None:
             await in_thread(make_room, self._shelf, len(gathered), self._origin.shown)
         await in_thread(part.write, bytes(gathered))

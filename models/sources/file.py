@@ -1,4 +1,4 @@
-"""A GGUF file on this machine: shared with the shelf where the file system can do that, else copied."""
+"""A file on this machine: shared with the shelf where the file system can do that, else copied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from models.gguf import read_header
+from models.format import engine_for
 from models.shelf import Shelf, Version
 from models.sources.origin import Fetched
 from models.sources.progress import Meter
@@ -38,7 +38,7 @@ class FromFile:
         return await in_thread(self.is_blob, version.path)
 
     async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
-        await in_thread(read_header, self.path)  # a wrong file is refused before it is copied
+        await in_thread(engine_for, self.path)  # a wrong file is refused before it is copied
         target = folder / "file"
         if not await in_thread(_share, self.path, target):
             await self._copy(target, meter, shelf)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from models.address import without_secrets
 from models.errors import BadSource
 from models.manifest import NAME
 from models.shelf import Shelf, Staged, Version
@@ -69,7 +70,7 @@ def _from_url(source: str, name: str | None) -> Found:
     file = unquote(parts.path).rpartition("/")[2] or "model.gguf"
     url = parts._replace(fragment="").geturl()
     origin = FromWeb(url, digest[1].lower() if digest else None, headers=hub.headers(url))
-    return Found(name or _name(Path(file).stem), _plain(file), web.without_secrets(source), origin)
+    return Found(name or _name(Path(file).stem), _plain(file), without_secrets(source), origin)
 
 
 def _is_url(source: str) -> bool:
@@ -80,7 +81,7 @@ def _file(source: str) -> Path | None:
     """The local file that is meant, if one is."""
     if path := _path(source):
         return path
-    if source.startswith((".", "/", "~")) or (source.endswith(".gguf") and ":" not in source):
+    if source.startswith((".", "/", "~")) or (source.endswith((".gguf", ".onnx")) and ":" not in source):
         raise BadSource(f"there is no file {source!r}")
     return None
 
@@ -125,8 +126,9 @@ async def on_shelf(found: Found, shelf: Shelf) -> Version | None:
             if mine and one is mine[0] and one.manifest.source == found.source:
                 return one
             main = Staged(one.manifest.files[0], None)
+            kept = one.manifest
             return await in_thread(
-                shelf.add, found.model, [main], source=found.source, etag=one.manifest.etag
+                shelf.add, found.model, [main], engine=kept.engine, source=found.source, etag=kept.etag
             )
     return None
 
@@ -148,7 +150,7 @@ def known(source: str, shelf: Shelf) -> Version | None:
         match = [one for one in versions if pinned in (None, one.manifest.files[0].sha256)]
         return next((one for one in match if one.manifest.source == source or one.model == source), None)
     path = None if _is_url(source) else _path(source)
-    wanted = (source, str(path or Path(source).absolute()), web.without_secrets(source))
+    wanted = (source, str(path or Path(source).absolute()), without_secrets(source))
     found = [
         one
         for one in versions

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from models.errors import GGUFError, ModelError, NoRoom, WrongDigest
-from models.gguf import read_header
+from models.errors import BadFile, ModelError, NoRoom, WrongDigest
+from models.format import engine_for
 from models.manifest import File
 from models.shelf import Shelf, Staged, Version
 from models.sources import work
@@ -19,8 +19,8 @@ from models.sources.threads import in_thread
 async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Report) -> Version:
     """Put what `source` means on the shelf, as the Model `name` or as the source's own name, and return it.
 
-    A source is a catalog name, a GGUF file, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging Face
-    `owner/repo[:file]`. Its own name is the catalog's, or `repo`, or the file's without ".gguf", case kept.
+    A source is a catalog name, a GGUF or ONNX file, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging
+    Face `owner/repo[:file]`. Its own name is the catalog's, or `repo`, or the file's without its ending.
     What is there already is not fetched again; what was interrupted goes on from there.
     Raises ModelError; cancelling leaves only what a later pull can resume.
     """
@@ -41,9 +41,9 @@ async def _fetch(found: Found, shelf: Shelf, meter: Meter) -> Version:
         # Another pull may have brought it while this one waited for the folder.
         try:
             version = await on_shelf(found, shelf) or await _bring(found, folder, shelf, meter)
-        except GGUFError as error:
+        except BadFile as error:
             await in_thread(work.finish, shelf, key)  # what came is no good to resume from
-            raise GGUFError(f"{found.source}: {error}") from error
+            raise type(error)(f"{found.source}: {error}") from error
         except WrongDigest:
             await in_thread(work.finish, shelf, key)
             raise
@@ -55,9 +55,11 @@ async def _bring(found: Found, folder: Path, shelf: Shelf, meter: Meter) -> Vers
     fetched = await found.origin.fetch(folder, meter, shelf)
     if found.origin.sha256 not in (None, fetched.sha256):
         raise WrongDigest(f"{found.source}: the file's SHA-256 is {fetched.sha256}, not the promised one")
-    await in_thread(read_header, fetched.path)
+    engine = await in_thread(engine_for, fetched.path)
     staged = Staged(File(path=found.file, size=fetched.size, sha256=fetched.sha256), fetched.path)
-    return await in_thread(shelf.add, found.model, [staged], source=found.source, etag=fetched.etag)
+    return await in_thread(
+        shelf.add, found.model, [staged], engine=engine, source=found.source, etag=fetched.etag
+    )
 
 
 def _translated(error: OSError) -> ModelError:

@@ -126,15 +126,6 @@ def same_origin(one: str, other: str) -> bool:
     )
 
 
-def without_secrets(url: str) -> str:
-    """A URL fit for messages and Manifests: no password, no query (it may be a signature), no fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
 def _retry_after(response: httpx.Response) -> float:
     value = response.headers.get("retry-after", "")
     return float(value) if re.fullmatch(r"\d{1,6}", value) else 0.0

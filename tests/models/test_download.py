@@ -165,7 +165,7 @@ async def test_redirects_are_followed_and_no_token_goes_to_another_origin(
 @pytest.mark.parametrize(
     ("served", "error", "says"),
     [
-        (Served(b"<html>not a model</html>" * 1000), PullError, "not a GGUF file"),
+        (Served(b"<html>not a model</html>" * 1000), PullError, "not a GGUF or ONNX file"),
         (Served(DATA, token="x"), AccessDenied, "HF_TOKEN"),
         (Served(statuses=[(403, {})]), AccessDenied, "403"),
         (Served(statuses=[(410, {})]), NotThere, "410"),

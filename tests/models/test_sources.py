@@ -184,7 +184,7 @@ def test_every_model_of_the_catalog_can_be_asked_for_by_its_name() -> None:
     for entry in catalog().models:
         assert entry.description
         assert entry.license
-        assert entry.file.endswith(".gguf")
+        assert entry.file.endswith((".gguf", ".onnx"))
     for repository, instead in catalog().instead.items():
         assert repository.count("/") == 1
         assert instead.endswith(".gguf")
