@@ -62,7 +62,7 @@ def _contestants(
     if {"fresh", "warm"} & set(only):
         binary = peers.cpp_server(console)
         with console.status("llama-server: which KV cache suits it best?"):
-            kv = _best_kv(setup, binary)
+            kv = measure.best_kv(setup, binary)
         notes.append(
             f"llama-server and llama_cpp.server: {kv[0]} KV, flash attention {'on' if kv[1] else 'off'}"
         )
@@ -95,15 +95,6 @@ def _limit(setup: Setup, console: Console, notes: list[str], counts: list[int]) 
 
 def _serving(server: Server) -> Measure:
     return lambda clients, waves: measure.serve(server, clients, waves)
-
-
-def _best_kv(setup: Setup, binary: Path) -> KV:
-    """By a short trial with 16 clients of each."""
-
-    def speed(kv: KV) -> float:
-        return measure.serve(servers.cpp(setup, binary, kv, warm=False), 16, 1).figures["tokens_per_s"]
-
-    return max(servers.KV_CHOICES, key=speed)
 
 
 def _say(console: Console, sample: Sample) -> None:

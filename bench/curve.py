@@ -47,9 +47,11 @@ def points(setup: Setup, only: list[str], console: Console) -> list[tuple[str, S
         found += [(f"{t} ms a step", servers.agent(setup, AUTOGLM_STEP_TARGET_MS=str(t))) for t in TARGETS]
     if "cpp" in only:
         binary = peers.cpp_server(console)
+        with console.status("llama-server: which KV cache suits it best?"):
+            kv = measure.best_kv(setup, binary)
         for size in BATCHES:
             options = ("-b", str(size), "-ub", str(size))
-            server = servers.cpp(setup, binary, servers.KV_CHOICES[0], warm=True, options=options)
+            server = servers.cpp(setup, binary, kv, warm=True, options=options)
             found.append((f"-b {size}", server))
     return found
 
