@@ -90,16 +90,23 @@ class FairQueue(Generic[T]):
         self._drop(best)
         return entry.item
 
-    def crowd_out(self, sender: str) -> T | None:
-        """Make room for a sender that has less than its share: the newest of the one that has most goes."""
-        waiting = Counter(entry.sender for entry in self.entries)
-        heaviest, most = waiting.most_common(1)[0]
-        if waiting[sender] + 1 >= most:
-            return None
-        newest = max(at for at, entry in enumerate(self.entries) if entry.sender == heaviest)
-        item = self.entries[newest].item
-        self._drop(newest)
-        return item
+    def crowd_out(self, sender: str, requests: int, tokens: float) -> list[T] | None:
+        """Make room for so much of a sender that has less than its share: who has most loses the newest.
+
+        None: that cannot be, and nobody has gone.
+        """
+        left = list(self.entries)
+        gone: list[Waiting[T]] = []
+        while requests > len(gone) or tokens > sum(entry.cost for entry in gone):
+            waiting = Counter(entry.sender for entry in left)
+            heaviest, most = max(waiting.items(), key=lambda one: one[1], default=("", 0))
+            if waiting[sender] + 1 >= most:
+                return None
+            newest = max(at for at, entry in enumerate(left) if entry.sender == heaviest)
+            gone.append(left.pop(newest))
+        for entry in gone:
+            self._drop(self.entries.index(entry))
+        return [entry.item for entry in gone]
 
     def remove(self, item: T) -> bool:
         for at, entry in enumerate(self.entries):

@@ -30,6 +30,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from agent.duration import Duration
+from models.address import without_secrets
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CONFIG_FILE = Path("/etc/autoglm/agent.toml")
 BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|GRPC_PORT|CLOUD_.*)")  # variables that are no settings here
@@ -101,7 +104,11 @@ class Settings(BaseSettings):
         le=256,
         validation_alias=AliasChoices("AUTOGLM_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "max_batch_size"),
     )  # slots; None: 32 with a GPU, 16 without, or fewer where memory is short
-    engine: str = "llama"
+    engine: str = "llama"  # of GGUF files; ONNX files have their own
+    opt_batch_size: int | None = Field(default=None, ge=1)  # rows of tensors worth waiting for, see delay_ms
+    delay_ms: float = Field(
+        default=0, ge=0, validation_alias=AliasChoices("AUTOGLM_DELAY_MS", "delay_ms")
+    )  # how long tensors may wait for company; 0: not at all, which is best for most
     context: int | None = Field(
         default=None, ge=64
     )  # tokens for each Sequence; None: the model's, up to 4096
@@ -114,8 +121,12 @@ class Settings(BaseSettings):
         default=None, ge=1
     )  # fixed tokens a step; None: adapts to step_target_ms
 
+    # Models in memory
+    keep_alive: Duration = 300  # seconds that a model stays loaded without use; negative: for ever
+
     # Serving
     queue_requests: int = Field(default=256, ge=1)
+    queue_bytes: int = Field(default=256 * 1024 * 1024, ge=1)  # of tensors, for each model
     queue_tokens: int = Field(default=262_144, ge=1)
     max_tokens: int = Field(default=131_072, ge=1)  # the most that one Request may ask for
     request_timeout_s: float = Field(default=600, gt=0)  # wall time of one Request
@@ -204,6 +215,7 @@ class Settings(BaseSettings):
         if self.mqtt_url and "@" in self.mqtt_url:
             parts = urlsplit(self.mqtt_url)
             shown["mqtt_url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+        shown["model"] = without_secrets(self.model)
         shown["api_keys"] = [key.name for key in self.api_keys]
         return shown
 

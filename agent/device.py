@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from agent import memory
 from agent.config import Settings
 from agent.offered import Offered
 from agent.probe import Probes
@@ -13,8 +14,8 @@ from agent.probe import Probes
 DEFAULT_CONTEXT = 4096  # tokens
 DEFAULT_SLOTS = 32  # with a GPU; on a CPU more rows hardly gain anything, and each slot takes memory
 CPU_SLOTS = 16
+CAPS = (1, 2, 4, 8, 16, 32)  # rows of a batch of tensors to try; the first is the safest
 STEP_TOKENS = 512  # the most that one step carries
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
 TRIAL = {"slots": 8, "context": 256, "step_tokens": 128}
 MEMORY_SHARE = 0.25  # of what is available, for the KV cache
 
@@ -26,21 +27,43 @@ def cores() -> int:
     return max(1, min(len(siblings), _quota() or len(siblings)))
 
 
-def available_memory() -> int:
-    """Bytes that may be taken without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def has_gpu() -> bool:
     """Whether an NVIDIA driver is here, on a card or a Jetson; the build may still not use it."""
     return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
 
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
-    """What the Worker's Engine is started with; see engines/llama.py for the names."""
+    """What the Worker's Engine is started with; see engines/llama.py and engines/onnx.py for the names."""
+    if offered.tensors is not None:
+        return await _tensor_settings(settings, offered)
+    return await _text_settings(settings, offered)
+
+
+async def _tensor_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
+    """Runners, threads of each and rows of a batch: what was fastest here when this Version came."""
+    probes = Probes(settings.data_dir / "probes.json")
+    basic = {"gpu": settings.gpu_layers != 0}
+    candidates = tensor_candidates(settings)
+    chosen = await probes.choose("onnx", offered.path, offered.size, basic, candidates) or candidates[0]
+    return {
+        **basic,
+        **chosen,
+        "opt_batch_size": settings.opt_batch_size or 1,
+        "delay_ms": settings.delay_ms,
+        "run_deadline_s": settings.worker_deadline_s,
+    }
+
+
+def tensor_candidates(settings: Settings) -> list[dict[str, Any]]:
+    """Ways to use the cores: several runs at once, or one on all of them; each with several caps."""
+    count = settings.threads or cores()
+    ways = [{"runners": count, "threads": 1}, {"runners": 1, "threads": count}][: 2 if count > 1 else 1]
+    most = settings.max_batch_size or CAPS[-1]
+    caps = [cap for cap in CAPS if cap <= most] if settings.max_batch_size != 1 else [1]
+    return [{**way, "cap": cap} for way in ways for cap in caps]
+
+
+async def _text_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
     chosen = {}
     if settings.engine == "llama":
@@ -85,9 +108,8 @@ def _slots(kv_type: str, offered: Offered, context: int) -> int:
     """As many as MEMORY_SHARE of the memory has room for, up to the default."""
     if offered.header is None:
         return DEFAULT_SLOTS
-    number = KV_BYTES.get(kv_type, KV_BYTES["f16"])
-    each = context * offered.header.kv_width * number
-    room = max(0, available_memory() - offered.size) * MEMORY_SHARE
+    each = memory.kv_bytes(offered.header, kv_type) * context
+    room = max(0, memory.available() - offered.size) * MEMORY_SHARE
     most = DEFAULT_SLOTS if has_gpu() else CPU_SLOTS
     return max(1, min(most, int(room / each) if each else most))
 

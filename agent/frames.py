@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from agent.engines.engine import EngineInfo
+from agent.engines.engine import EngineInfo, TensorInfo
 from agent.request import Chunk, Prompt, Sampling
+from agent.tensor import Tensor
 
 MAX_FRAME = 64 * 1024 * 1024  # a prompt is bounded far below this; more is a broken peer
 _LENGTH = struct.Struct("<I")
@@ -43,6 +44,16 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Agent to Worker: exit now, in good order."""
 
 
+class Infer(msgspec.Struct, frozen=True, tag=True):
+    """Agent to Worker: begin an Inference. `deadline` as in Start."""
+
+    id: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+    priority: int
+    deadline: float | None
+
+
 class Loading(msgspec.Struct, frozen=True, tag=True):
     """Worker to agent: the load goes on; `share` of it is done, 0 to 1."""
 
@@ -53,6 +64,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Worker to agent: loaded and warm."""
 
     info: EngineInfo
+
+
+class TensorsReady(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent: loaded and warm, an Engine of tensors."""
+
+    info: TensorInfo
 
 
 class Broken(msgspec.Struct, frozen=True, tag=True):
@@ -88,9 +105,39 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     step_seconds: float = 0.0  # of the last step
     batch: int = 0  # Sequences in the last step
 
+    @property
+    def fruitful(self) -> bool:
+        """Whether this Worker has done something for somebody."""
+        return self.generated_tokens > 0
 
-ToWorker = Start | Cancel | Stop
-ToAgent = Loading | Ready | Broken | Beat
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """How one Inference ended: its outputs, or the error."""
+
+    id: str
+    outputs: tuple[Tensor, ...] | None = None
+    code: str = ""
+    message: str = ""
+
+
+class Ran(msgspec.Struct, frozen=True, tag=True):
+    """Worker to agent, after each batch and at least each half second: the loop lives, and what was run.
+
+    `rows` and `seconds` are of this batch; 0 rows: nothing was run.
+    """
+
+    answered: list[Answered] = []
+    rows: int = 0
+    seconds: float = 0.0
+    waiting: int = 0
+
+    @property
+    def fruitful(self) -> bool:
+        return self.rows > 0
+
+
+ToWorker = Start | Infer | Cancel | Stop
+ToAgent = Loading | Ready | TensorsReady | Broken | Beat | Ran
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")

@@ -8,14 +8,14 @@ import time
 
 from agent.errors import BY_CODE, AgentError, InternalError
 from agent.frames import Said
-from agent.job import Job
+from agent.job import Job, prompt_cost
 from agent.limits import Limits
 from agent.request import Chunk
-from agent.telemetry import Telemetry
+from agent.telemetry import ModelTelemetry
 
 
 class InFlight:
-    def __init__(self, telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(self, telemetry: ModelTelemetry, limits: Limits) -> None:
         self._telemetry = telemetry
         self._limits = limits
         self._jobs: dict[str, Job] = {}
@@ -76,15 +76,19 @@ class InFlight:
 
     def fail(self, job: Job, error: AgentError) -> None:
         """End a Request by an error, wherever it was."""
-        self._telemetry.failed.labels(code=error.code).inc()
-        used = job.cost if job.tokens else 0.0  # what was estimated, where there was an answer in part
-        self._limits.settle(job.request.sender, job.cost, used, time.monotonic())
+        self._telemetry.failed(error.code)
+        self.settle(job)
         job.ticket.end(error)
+
+    def settle(self, job: Job) -> None:
+        """Charge a Request that ends without usage by what it had; nothing, where no Worker had it."""
+        used = prompt_cost(job.request) + job.tokens if job.tokens else 0.0
+        self._limits.settle(job.request.sender, job.cost, used, time.monotonic())
 
     def _finish(self, job: Job, chunk: Chunk) -> None:
         job.left -= 1
         self.sequences -= 1
-        self._telemetry.finished.labels(finished_reason=chunk.finish).inc()
+        self._telemetry.finished(chunk.finish or "")
         if job.left:
             return
         self.take(job.ticket.id)

@@ -9,8 +9,10 @@ from agent.config import Settings
 from agent.errors import BadRequest, PromptTooLong
 from agent.frames import Start
 from agent.offered import Offered
-from agent.request import Prompt, Request
+from agent.request import Chunk, Prompt, Request
 from agent.ticket import Ticket
+
+TextTicket = Ticket[Request, Chunk]
 
 LIVES = 3
 """Workers that one Request may cost. Its last life it has alone, so that the guilty one is found."""
@@ -21,7 +23,7 @@ MOST_BYTES_PER_TOKEN = 32  # beyond, a prompt is too long whatever the tokenizer
 
 @dataclass(slots=True, eq=False)
 class Job:
-    ticket: Ticket
+    ticket: TextTicket
     cost: float  # tokens, estimated
     arrived: float
     deadline: float
@@ -49,7 +51,7 @@ class Job:
     def entry(self) -> Waiting[Job]:
         return Waiting(self, self.request.sender, self.request.priority, self.cost, self.arrived)
 
-    def start(self, prompt: Prompt) -> Start:
+    def start(self, prompt: Prompt, deadline: float) -> Start:
         request = self.request
         return Start(
             id=request.id,
@@ -59,7 +61,7 @@ class Job:
             stop=request.stop,
             n=request.n,
             priority=request.priority,
-            deadline=self.deadline,
+            deadline=deadline,
             attempt=self.attempt,
             echo=request.echo,
         )
@@ -86,14 +88,20 @@ def check_size(size: int, model: Offered) -> None:
         raise PromptTooLong(f"the prompt has {size} bytes, far more than {model.context} tokens of context")
 
 
-def cost(request: Request) -> float:
-    """Tokens that the Request will take, about."""
-    if isinstance(request.prompt, tuple):
-        prompt: float = len(request.prompt)
-    else:
-        prompt = _size(request) / BYTES_PER_TOKEN
-    answer = GUESSED_ANSWER if request.max_tokens is None else request.max_tokens
+def cost(request: Request, model: Offered) -> float:
+    """Tokens that the Request will take, about; no answer is longer than what the context has left."""
+    prompt = prompt_cost(request)
+    answer: float = GUESSED_ANSWER if request.max_tokens is None else request.max_tokens
+    if model.context is not None:
+        answer = min(answer, max(0.0, model.context - prompt))
     return prompt + answer * request.n
+
+
+def prompt_cost(request: Request) -> float:
+    """Tokens of its prompt, about."""
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    return _size(request) / BYTES_PER_TOKEN
 
 
 def _size(request: Request) -> int:

@@ -18,7 +18,7 @@ class Limits:
         self._mqtt = settings.mqtt_sender_limit
         self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
 
-    def charge(self, sender: str, count: int, tokens: float, now: float) -> None:
+    def check(self, sender: str, count: int, tokens: float, now: float) -> None:
         """So many requests of together about so many tokens. Raises RateLimited with the seconds to wait."""
         requests, budget = self._of(sender, now)
         wait = max(
@@ -26,6 +26,10 @@ class Limits:
         )
         if wait > 0:
             raise RateLimited(f"the rate limit of {sender!r} is reached", retry_after=wait)
+
+    def charge(self, sender: str, count: int, tokens: float, now: float) -> None:
+        """What was checked comes in."""
+        requests, budget = self._of(sender, now)
         if requests:
             requests.take(count, now)
         if budget:

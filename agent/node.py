@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import importlib
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
 
 from agent import __version__, log, systemd
-from agent.activation import Activation
 from agent.config import Settings
-from agent.errors import AgentError
+from agent.data_dir import only_one
+from agent.pulls import Report
+from agent.residents import Residents
 from agent.serving import Serving
 from agent.telemetry import Telemetry
 from agent.templates import Templates
 from models.manifest import Manifest
-from models.shelf import Shelf
-from models.sources import Progress
+from models.shelf import Shelf, split_name
 
 logger = structlog.get_logger()
-
-Report = Callable[[Progress], None]
 
 
 class Node:
@@ -37,10 +33,11 @@ class Node:
         self.settings = settings
         self.telemetry = Telemetry()
         self.templates = Templates()
-        self.serving = Serving(settings, self.telemetry, self.templates)
+        self.serving = Serving(self.telemetry)
         self.shelf = Shelf(settings.data_dir / "models")
-        self.activation = Activation(settings, self.serving, self.shelf, self.telemetry, report)
+        self.residents = Residents(settings, self.serving, self.shelf, self.telemetry, self.templates, report)
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
+        self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -54,7 +51,6 @@ class Node:
             "uptime_s": round(time.monotonic() - self._started, 1),
             "ready": ready,
             "reason": reason or None,
-            "models": [one.public() for one in self.serving.offered()],
             **self.serving.status(),
             "doors": self.doors,
             "settings": self.settings.public(),
@@ -62,12 +58,20 @@ class Node:
 
     async def pull(self, source: str, name: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Put a Version on the shelf, and serve it if it is of the Model served. Rows of progress."""
-        async for row in self.activation.pull(source, name):
+        async for row in self.residents.pull(source, name):
             yield row
 
     async def remove(self, name: str) -> list[Manifest]:
         """Take a Model, or one Version, off the shelf: what went. Not what is served."""
-        return await self.activation.remove(name)
+        return await self.residents.remove(name)
+
+    async def load(self, name: str) -> None:
+        """Load `model` or `model:version` now. ModelError where it cannot be."""
+        await self.residents.load(await asyncio.to_thread(self.shelf.get, *split_name(name)))
+
+    async def unload(self, name: str) -> None:
+        """Free a Model's memory. NotOnShelf."""
+        await self.residents.unload(name)
 
     def stop(self) -> None:
         """Once: let running answers end first. Twice: end now."""
@@ -84,8 +88,7 @@ class Node:
                 tasks = [
                     group.create_task(work)
                     for work in (
-                        self.serving.run(),
-                        self.activation.run(),
+                        self.residents.run(),
                         self._tell_systemd(),
                         self._watchdog(),
                         self._open("http"),
@@ -123,12 +126,13 @@ class Node:
         finally:
             drained.cancel()
             hurried.cancel()
-        await self.activation.close()
+        await self.residents.close()
         self.serving.abandon()
         await asyncio.sleep(0)  # the doors hear of it before they are closed
 
     async def _tell_systemd(self) -> None:
-        await self.activation.settled.wait()
+        await self.residents.settled.wait()
+        await self.listening.wait()
         ready, reason = self.serving.ready()
         systemd.notify("READY=1", f"STATUS={'serving' if ready else reason}")
 
@@ -137,22 +141,8 @@ class Node:
         interval = systemd.watchdog_interval()
         while interval:
             await asyncio.sleep(interval)
-            if self.activation.alive(interval):
+            if self.residents.alive(interval):
                 systemd.notify("WATCHDOG=1")
-
-
-@contextlib.contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    """Two agents must not share a data folder."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.data_dir / "agent.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AgentError(
-                f"another agent runs on {settings.data_dir}: stop it, or set AUTOGLM_DATA_DIR"
-            ) from error
-        yield
 
 
 async def run(settings: Settings, report: Report | None = None) -> None:
@@ -160,5 +150,5 @@ async def run(settings: Settings, report: Report | None = None) -> None:
     log.configure(settings.log_level, settings.log_format)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each caller is a file, and so is a Worker
-    with _only_one(settings):
+    with only_one(settings.data_dir):
         await Node(settings, report).run()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.engines.engine import EngineInfo
+from agent.engines.engine import EngineInfo, TensorInfo
+from models import onnx
 from models.gguf import Header
 
 
@@ -21,21 +22,30 @@ class Offered:
     tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token", "eos_token": for the template
     trained_context: int | None = None  # tokens
     header: Header | None = field(default=None, repr=False)
-    info: EngineInfo | None = None  # None: not loaded yet
+    tensors: onnx.Header | None = None  # of a Model of tensors
+    info: EngineInfo | TensorInfo | None = None  # None: not loaded
 
     @property
     def context(self) -> int | None:
         """Tokens of prompt and answer that one Sequence may have."""
-        return self.info.context if self.info else self.trained_context
+        return self.info.context if isinstance(self.info, EngineInfo) else self.trained_context
+
+    @property
+    def platform(self) -> str:
+        """What kind of file it is, as the Open Inference Protocol asks."""
+        return "llama_cpp_gguf" if self.tensors is None else "onnxruntime_onnx"
 
     def answers_to(self, name: str) -> bool:
-        return name in ("", self.name, f"{self.name}:{self.version}")
+        return name in (self.name, f"{self.name}:{self.version}")
 
     def public(self) -> dict[str, Any]:
         """For `/status`."""
         shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}
-        shown["context"] = self.context
+        if self.tensors is None:
+            shown["context"] = self.context
         if self.info:
-            shown |= {"engine": self.info.engine, "device": self.info.device, "slots": self.info.slots}
+            shown |= {"engine": self.info.engine, "device": self.info.device}
             shown["details"] = dict(self.info.details)
+        if isinstance(self.info, EngineInfo):
+            shown["slots"] = self.info.slots
         return shown

@@ -85,7 +85,7 @@ async def run_trials(engine: str, path: str, settings: Choice, candidates: list[
     tried = 0
     while tried < len(candidates):
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent.worker", "probe", "--engine", engine, "--model", path),
+            *(sys.executable, "-P", "-m", "agent.worker", "probe", "--engine", engine, "--model", path),
             *("--settings", json.dumps(settings), "--candidates", json.dumps(candidates[tried:])),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
+from typing import Any
 
-from agent.engines.engine import Engine, EngineError, EngineFactory, Piece
+from agent.engines.engine import Engine, EngineError, EngineFactory, Piece, TensorEngine, TensorInfo
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
+
+TRIAL_S = 0.3  # of each way to run tensors
 
 
 def engine_factory(name: str) -> EngineFactory:
@@ -62,12 +66,36 @@ def rehearse(engine: Engine, brief: bool) -> float:
     return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
 
 
-def probe(engine: str, model: str, settings: dict[str, object], candidates: list[dict[str, object]]) -> None:
+def rehearse_tensors(engine: TensorEngine, cap: int, runners: int) -> float:
+    """Seconds that a row costs where so many runs at once have `cap` rows each."""
+    inputs = engine.example(cap)
+    names = [spec.name for spec in engine.info.outputs]
+    engine.run(inputs, names)  # the first run is slower
+    until = time.monotonic() + TRIAL_S
+
+    def work() -> int:
+        done = 0
+        while time.monotonic() < until:
+            engine.run(inputs, names)
+            done += cap
+        return done
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(runners) as pool:
+        rows = sum(one.result() for one in [pool.submit(work) for _ in range(runners)])
+    return (time.monotonic() - begun) / max(rows, 1)
+
+
+def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[dict[str, Any]]) -> None:
     """A line for each candidate: its seconds, or null where it cannot be loaded."""
     for candidate in candidates:
         try:
             loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
-            seconds: float | None = rehearse(loaded, bool(settings.get("brief")))
+            seconds: float | None
+            if isinstance(loaded.info, TensorInfo):
+                seconds = rehearse_tensors(loaded, int(candidate["cap"]), int(candidate["runners"]))
+            else:
+                seconds = rehearse(loaded, bool(settings.get("brief")))
             loaded.close()
         except EngineError:
             seconds = None

@@ -48,6 +48,8 @@ class Request:
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for fairness and limits: "http:<key name>", "mqtt:<sender>"
     durable: bool = False  # run again after a Worker's death even if Chunks were out: nobody has seen them
+    keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
+    patient: bool = False  # its wall time begins when a Worker has it, not while it waits
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 

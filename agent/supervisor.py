@@ -22,9 +22,20 @@ from typing import Any, Protocol
 
 import structlog
 
-from agent.engines.engine import EngineInfo
-from agent.frames import Beat, Broken, Loading, Reader, Ready, Stop, ToAgent, ToWorker, encode
-from agent.telemetry import Telemetry
+from agent.frames import (
+    Beat,
+    Broken,
+    Loading,
+    Ran,
+    Reader,
+    Ready,
+    Stop,
+    TensorsReady,
+    ToAgent,
+    ToWorker,
+    encode,
+)
+from agent.telemetry import ModelTelemetry
 
 log = structlog.get_logger()
 
@@ -50,8 +61,10 @@ class Launch:
 
 
 class Listener(Protocol):
-    def worker_ready(self, info: EngineInfo) -> None: ...
-    def worker_said(self, beat: Beat) -> None: ...
+    """A lane. What it is told is of the kind that its Engine is of."""
+
+    def worker_ready(self, info: Any) -> None: ...
+    def worker_said(self, news: Any) -> None: ...
     def worker_lost(self, reason: str, *, died: bool) -> None:
         """The Worker is gone, with every Request it had; not `died`: it was stopped in good order."""
 
@@ -67,7 +80,7 @@ class Supervisor:
     launch: Launch
     listener: Listener
     deadlines: Deadlines
-    telemetry: Telemetry
+    telemetry: ModelTelemetry
     state: State = State.STOPPED
     reason: str = "not started"  # why it is not READY
     share: float = 0.0  # of the load
@@ -106,7 +119,7 @@ class Supervisor:
                 break
             self.deaths = 1 if self._fruitful else self.deaths + 1
             self._enter(State.BACKOFF, reason)
-            self.telemetry.restarts.labels(reason=reason.split(":")[0]).inc()
+            self.telemetry.restarted(reason.split(":")[0])
             self.settled.set()
             self.listener.worker_lost(reason, died=True)
             pause = BACKOFF[min(self.deaths, len(BACKOFF)) - 1]
@@ -164,14 +177,14 @@ class Supervisor:
         match frame:
             case Loading():
                 self.share = frame.share
-            case Ready():
+            case Ready() | TensorsReady():
                 self._enter(State.READY, "")
                 self.telemetry.load_time.set(time.monotonic() - began)
                 log.info("model ready", model=self.launch.model, version=self.launch.version)
                 self.settled.set()
                 self.listener.worker_ready(frame.info)
-            case Beat():
-                self._fruitful = self._fruitful or frame.generated_tokens > 0
+            case Beat() | Ran():
+                self._fruitful = self._fruitful or frame.fruitful
                 self.listener.worker_said(frame)
 
     async def _receive(self, link: socket.socket, limit: float) -> bytes:
@@ -198,7 +211,7 @@ class Supervisor:
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "agent.worker", "worker"),
+                    *(sys.executable, "-P", "-m", "agent.worker", "worker"),
                     *("--socket", str(theirs.fileno()), "--engine", self.launch.engine),
                     *("--model", self.launch.path, "--settings", json.dumps(self.launch.settings)),
                     pass_fds=(theirs.fileno(),),

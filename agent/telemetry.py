@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from agent.frames import Beat
+from agent.frames import Beat, Ran
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -12,69 +14,122 @@ _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 30
 _TOKEN = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
 _BATCH = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
+M = TypeVar("M", Counter, Gauge, Histogram)
+
 
 class Telemetry:
     """One agent's metrics. Each agent has a registry of its own: no global state."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._serving()
-        self._worker()
-        self._doors()
+        self._models: dict[str, ModelTelemetry] = {}
+        self._families = _Families(self.registry)
+        make = _Maker(self.registry)
+        self.refused = make.counter("request_refused", "Requests refused at the door, by code.", "code")
+        self.http_requests = make.counter("http_requests", "HTTP requests.", "route", "status")
+        self.mqtt_messages = make.counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
+        self.mqtt_connected = make.gauge("mqtt_connected", "1 while the broker is connected.")
 
-    def _serving(self) -> None:
-        self.running = self._gauge("num_requests_running", "Requests handed to the Worker.")
-        self.waiting = self._gauge("num_requests_waiting", "Requests in the queue.")
-        self.waiting_tokens = self._gauge("num_tokens_waiting", "Estimated tokens in the queue.")
-        self.refused = self._counter("request_refused", "Requests refused at the door, by code.", "code")
-        self.finished = self._counter("request_success", "Answers ended well, by reason.", "finished_reason")
-        self.failed = self._counter("request_failure", "Requests ended by an error, by code.", "code")
-        self.rerun = self._counter("request_rerun", "Requests run again after a Worker's death.")
-        self.queue_time = self._histogram("request_queue_time_seconds", "Time in the queue.", _LATENCY)
-        self.ttft = self._histogram(
-            "time_to_first_token_seconds", "From submit to the first Chunk.", _LATENCY
-        )
-        self.inter_token = self._histogram("inter_token_latency_seconds", "Between Chunks.", _TOKEN)
-        self.e2e = self._histogram("e2e_request_latency_seconds", "From submit to the end.", _LATENCY)
-
-    def _worker(self) -> None:
-        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens computed.")
-        self.cached_tokens = self._counter("prompt_tokens_cached", "Prompt tokens found in the KV cache.")
-        self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
-        self.padded = self._counter("padded_tokens", "Throwaway rows that kept a Batch dense.")
-        self.steps = self._counter("iterations", "Steps of the Worker's loop.")
-        self.step_time = self._histogram("iteration_seconds", "Time of a step.", _TOKEN)
-        self.batch = self._histogram("iteration_batch_size", "Sequences in a step.", _BATCH)
-        self.kv_use = self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
-        self.restarts = self._counter("worker_restarts", "Workers lost, by reason.", "reason")
-        self.up = self._gauge("worker_ready", "1 while a Worker is ready.")
-        self.load_time = self._gauge("model_load_seconds", "How long the last load took.")
-
-    def _doors(self) -> None:
-        self.http_requests = self._counter("http_requests", "HTTP requests.", "route", "status")
-        self.mqtt_messages = self._counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
-        self.mqtt_connected = self._gauge("mqtt_connected", "1 while the broker is connected.")
-
-    def heard(self, old: Beat, new: Beat) -> None:
-        """What a Worker did between two of its heartbeats."""
-        self.prompt_tokens.inc(max(0, new.prompt_tokens - old.prompt_tokens))
-        self.cached_tokens.inc(max(0, new.cached_tokens - old.cached_tokens))
-        self.generation_tokens.inc(max(0, new.generated_tokens - old.generated_tokens))
-        self.padded.inc(max(0, new.padded - old.padded))
-        self.kv_use.set(new.kv_used)
-        if new.steps > old.steps:
-            self.steps.inc(new.steps - old.steps)
-            self.step_time.observe(new.step_seconds)
-            self.batch.observe(new.batch)
+    def model(self, name: str) -> ModelTelemetry:
+        """The metrics of one Model; the same at each call."""
+        if name not in self._models:
+            self._models[name] = ModelTelemetry(self._families, name)
+        return self._models[name]
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"autoglm:{name}", text, registry=self.registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"autoglm:{name}", text, labels, registry=self.registry)
+class ModelTelemetry:
+    """One Model's metrics: each has the label `model_name`."""
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"autoglm:{name}", text, registry=self.registry, buckets=buckets)
+    def __init__(self, of: _Families, name: str) -> None:
+        self._families, self._name = of, name
+        self._running, self._waiting = self._mine(of.running), self._mine(of.waiting)
+        self._waiting_tokens = self._mine(of.waiting_tokens)
+        self.rerun, self.queue_time = self._mine(of.rerun), self._mine(of.queue_time)
+        self.ttft, self.inter_token, self.e2e = map(self._mine, (of.ttft, of.inter_token, of.e2e))
+        self.up, self.load_time = self._mine(of.up), self._mine(of.load_time)
+        self._kv_use = self._mine(of.kv_use)
+        self._prompt_tokens, self._cached_tokens = self._mine(of.prompt_tokens), self._mine(of.cached_tokens)
+        self._generation_tokens, self._padded = self._mine(of.generation_tokens), self._mine(of.padded)
+        self._steps = self._mine(of.steps)
+        self._step_time, self._batch = self._mine(of.step_time), self._mine(of.batch)
+
+    def queued(self, running: int, waiting: int, tokens: float) -> None:
+        self._running.set(running)
+        self._waiting.set(waiting)
+        self._waiting_tokens.set(tokens)
+
+    def finished(self, reason: str) -> None:
+        self._families.finished.labels(model_name=self._name, finished_reason=reason).inc()
+
+    def failed(self, code: str) -> None:
+        self._families.failed.labels(model_name=self._name, code=code).inc()
+
+    def restarted(self, reason: str) -> None:
+        self._families.restarts.labels(model_name=self._name, reason=reason).inc()
+
+    def heard(self, old: Beat, new: Beat) -> None:
+        """What a Worker did between two of its heartbeats."""
+        self._prompt_tokens.inc(max(0, new.prompt_tokens - old.prompt_tokens))
+        self._cached_tokens.inc(max(0, new.cached_tokens - old.cached_tokens))
+        self._generation_tokens.inc(max(0, new.generated_tokens - old.generated_tokens))
+        self._padded.inc(max(0, new.padded - old.padded))
+        self._kv_use.set(new.kv_used)
+        if new.steps > old.steps:
+            self._steps.inc(new.steps - old.steps)
+            self._step_time.observe(new.step_seconds)
+            self._batch.observe(new.batch)
+
+    def ran(self, news: Ran) -> None:
+        """A batch of tensors was run."""
+        if news.rows:
+            self._steps.inc()
+            self._step_time.observe(news.seconds)
+            self._batch.observe(news.rows)
+
+    def _mine(self, family: M) -> M:
+        return family.labels(model_name=self._name)
+
+
+class _Families:
+    """The metrics that each Model has."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        make = _Maker(registry, "model_name")
+        self.running = make.gauge("num_requests_running", "Requests handed to the Worker.")
+        self.waiting = make.gauge("num_requests_waiting", "Requests in the queue.")
+        self.waiting_tokens = make.gauge("num_tokens_waiting", "Estimated tokens in the queue.")
+        self.finished = make.counter("request_success", "Answers ended well, by reason.", "finished_reason")
+        self.failed = make.counter("request_failure", "Requests ended by an error, by code.", "code")
+        self.rerun = make.counter("request_rerun", "Requests run again after a Worker's death.")
+        self.queue_time = make.histogram("request_queue_time_seconds", "Time in the queue.", _LATENCY)
+        self.ttft = make.histogram("time_to_first_token_seconds", "From submit to the first Chunk.", _LATENCY)
+        self.inter_token = make.histogram("inter_token_latency_seconds", "Between Chunks.", _TOKEN)
+        self.e2e = make.histogram("e2e_request_latency_seconds", "From submit to the end.", _LATENCY)
+        self.prompt_tokens = make.counter("prompt_tokens", "Prompt tokens computed.")
+        self.cached_tokens = make.counter("prompt_tokens_cached", "Prompt tokens found in the KV cache.")
+        self.generation_tokens = make.counter("generation_tokens", "Tokens generated.")
+        self.padded = make.counter("padded_tokens", "Throwaway rows that kept a Batch dense.")
+        self.steps = make.counter("iterations", "Steps of the Worker's loop.")
+        self.step_time = make.histogram("iteration_seconds", "Time of a step.", _TOKEN)
+        self.batch = make.histogram("iteration_batch_size", "Sequences in a step.", _BATCH)
+        self.kv_use = make.gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
+        self.restarts = make.counter("worker_restarts", "Workers lost, by reason.", "reason")
+        self.up = make.gauge("worker_ready", "1 while a Worker is ready.")
+        self.load_time = make.gauge("model_load_seconds", "How long the last load took.")
+
+
+class _Maker:
+    def __init__(self, registry: CollectorRegistry, *labels: str) -> None:
+        self._registry, self._labels = registry, labels
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"autoglm:{name}", text, self._labels, registry=self._registry)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"autoglm:{name}", text, (*self._labels, *labels), registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"autoglm:{name}", text, self._labels, registry=self._registry, buckets=buckets)

@@ -5,23 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Generic, Protocol, TypeVar
 
 from agent.errors import AgentError, Cancelled
-from agent.request import Chunk, Request
 
 
-class Ticket:
+class Asked(Protocol):
+    """What a Ticket is for: a Request, or an Inference."""
+
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=Asked)
+C = TypeVar("C")
+
+
+class Ticket(Generic[R, C]):
     """Iterate it for the Chunks; iteration raises the AgentError that ended the Request.
 
     One reader. What is not yet read waits here; a Request's `max_tokens` bounds it.
     """
 
-    def __init__(self, request: Request, on_cancel: Callable[[Ticket], None]) -> None:
+    def __init__(self, request: R, on_cancel: Callable[[Ticket[R, C]], None], model: str = "") -> None:
         self.request = request
+        self.model = model  # that answers, where the Request named none
         self.id = request.id
         self.deaths = 0  # Workers that died while they had this Request
         self._on_cancel = on_cancel
-        self._waiting: deque[Chunk] = deque()
+        self._waiting: deque[C] = deque()
         self._end: AgentError | None = None
         self._ended = False
         self._news = asyncio.Event()
@@ -36,7 +48,7 @@ class Ticket:
             self.end(Cancelled("the request was cancelled"))
             self._on_cancel(self)
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
+    async def __aiter__(self) -> AsyncIterator[C]:
         while True:
             while self._waiting:
                 yield self._waiting.popleft()
@@ -47,7 +59,16 @@ class Ticket:
             self._news.clear()
             await self._news.wait()
 
-    def put(self, chunk: Chunk) -> None:
+    async def only(self) -> C:
+        """The one that comes. Raises the AgentError that ended the Request."""
+        while not self._waiting:
+            if self._ended:
+                raise self._end or Cancelled("it ended without an answer")
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    def put(self, chunk: C) -> None:
         """Serving's side: a Chunk came."""
         self._waiting.append(chunk)
         self._news.set()

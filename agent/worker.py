@@ -18,7 +18,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from agent.engines.engine import Drawn, Engine, EngineError
+from agent.batcher import Batcher
+from agent.engines.engine import Drawn, Engine, EngineError, TensorEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -29,15 +30,16 @@ from agent.frames import (
     Said,
     Start,
     Stop,
-    ToAgent,
+    TensorsReady,
     ToWorker,
-    encode,
 )
+from agent.link import AgentGone, send
 from agent.pace import Pace
 from agent.rehearsal import calibrate, engine_factory, probe
 from agent.request import Chunk
 from agent.scheduler import Plan, Scheduler
 from agent.sequence import Group, Sequence
+from agent.tensor_worker import TensorWorker
 from agent.text import Text
 
 IDLE_BEAT = 0.5  # seconds
@@ -46,14 +48,12 @@ MOST_CONTROLS = 2048  # control tokens in a prompt's text: llama.cpp's time for 
 PR_SET_PDEATHSIG = 1
 
 
-class AgentGone(Exception):
-    """The socket's other end is closed."""
-
-
 class Worker:
     def __init__(self, engine: Engine, link: socket.socket, pace: Pace) -> None:
         self._engine = engine
         self._link = link
+        self._news = select.poll()  # select() takes no descriptor beyond 1023, and the agent may have many
+        self._news.register(link, select.POLLIN)
         self._reader = Reader(ToWorker)
         info = engine.info
         self._scheduler = Scheduler(info.slots, info.context, pace, info.trims)
@@ -77,7 +77,7 @@ class Worker:
             self._beat()
 
     def _receive(self, timeout: float) -> None:
-        while select.select([self._link], [], [], timeout)[0]:
+        while self._news.poll(1000 * timeout):
             data = self._link.recv(1 << 20)
             if not data:
                 raise AgentGone
@@ -198,28 +198,28 @@ def carry_out(plan: Plan, engine: Engine) -> list[Drawn]:
     return drawn
 
 
-def send(link: socket.socket, frame: ToAgent) -> None:
-    try:
-        link.sendall(encode(frame))
-    except (BrokenPipeError, ConnectionResetError) as error:
-        raise AgentGone from error
+def tensor_worker(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> TensorWorker:
+    batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
+    return TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"])
 
 
 def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
 
-    pace = Pace(
-        settings["step_target_ms"] / 1000,
-        settings["step_tokens"],
-        settings.get("prefill_piece"),
-    )
     try:
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
-        calibrate(loaded, pace)
-        send(link, Ready(loaded.info))
-        Worker(loaded, link, pace).run()
+        if isinstance(loaded.info, TensorInfo):
+            send(link, TensorsReady(loaded.info))
+            tensor_worker(loaded, link, settings).run()
+        else:
+            pace = Pace(
+                settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
+            )
+            calibrate(loaded, pace)
+            send(link, Ready(loaded.info))
+            Worker(loaded, link, pace).run()
         loaded.close()
     except EngineError as error:
         send(link, Broken(str(error)))

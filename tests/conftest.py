@@ -32,6 +32,15 @@ def model_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def magika_path() -> Path:
+    """The real magika model, an ONNX file: int32 [N, 2048] to float32 [N, 214]."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return asyncio.run(pull("magika", Shelf(CACHE / "shelf"), report=lambda _: None)).path
+
+
+@pytest.fixture(scope="session")
 def echo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF that only the echo Engine can serve; its name is "echo"."""
     return write_gguf(tmp_path_factory.mktemp("model") / "echo.gguf")
@@ -42,9 +51,11 @@ def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> I
     """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own; the echo Engine unless told."""
     started: list[Agent] = []
 
-    def start(*, ready: bool = True, data_dir: Path | None = None, **settings: str) -> Agent:
+    def start(
+        *, ready: bool = True, data_dir: Path | None = None, cwd: Path | None = None, **settings: str
+    ) -> Agent:
         environment = {"AUTOGLM_ENGINE": "echo", "AUTOGLM_MODEL": str(echo_model), **settings}
-        agent = Agent(data_dir or tmp_path_factory.mktemp("agent"), environment)
+        agent = Agent(data_dir or tmp_path_factory.mktemp("agent"), environment, cwd=cwd)
         started.append(agent)
         return agent.start(ready=ready)
 

@@ -82,9 +82,9 @@ def pull(
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring a model onto the shelf. A running agent that serves this model changes to what came.
+    """Bring a model onto the shelf. A running agent offers it at once.
 
-    Any other model waits there for a start that names it: AUTOGLM_MODEL=name, or serve --model name.
+    It is loaded when somebody asks for it; a model that is loaded already changes to what came.
     """
     from agent.cli.shelf import pull
 
@@ -100,11 +100,27 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
+def load(name: Annotated[str, typer.Argument(help="A model, or one version of it: NAME:VERSION.")]) -> None:
+    """Load a model into memory now. A request for it does that too."""
+    from agent.cli.shelf import load
+
+    load(name)
+
+
+@app.command()
+def unload(name: Annotated[str, typer.Argument(help="A model.")]) -> None:
+    """Free a model's memory once its running answers have ended."""
+    from agent.cli.shelf import unload
+
+    unload(name)
+
+
+@app.command()
 def remove(
     name: Annotated[str, typer.Argument(help="A model, or one version of it: NAME:VERSION.")],
     json: Json = False,
 ) -> None:
-    """Remove a model from the shelf. What the running agent serves stays."""
+    """Remove a model from the shelf. What the running agent has loaded stays."""
     from agent.cli.shelf import remove
 
     remove(name, json)

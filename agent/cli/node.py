@@ -37,7 +37,8 @@ class Node:
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         with _translated(self.where):
-            return _checked(self._client.post(path, json=body)).json()
+            answer = _checked(self._client.post(path, json=body))
+            return answer.json() if answer.content else None
 
     def delete(self, path: str) -> Any:
         with _translated(self.where):
@@ -130,7 +131,8 @@ def _checked(response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     try:
-        message = response.json()["error"]["message"]
+        error = response.json()["error"]
+        message = error if isinstance(error, str) else error["message"]
     except (ValueError, KeyError, TypeError):
         message = f"{response.request.url.path} answered {response.status_code} {response.reason_phrase}"
     if response.status_code in (401, 403):

@@ -1,4 +1,4 @@
-"""`pull`, `models` and `remove`: through the running agent where there is one, else directly on the shelf."""
+"""The shelf's commands: through the running agent where there is one, else directly on the shelf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from agent.cli.errors import CommandError, UsageError
-from agent.cli.node import find, load_settings
+from agent.cli.node import find, load_settings, need
 from agent.cli.screen import Bar, err, print_json, size, table
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def pull(source: str, name: str | None, json: bool) -> None:
     if json:
         print_json(got)
     else:
-        err.print(_told(got, before, _listed(settings, node)), markup=False)
+        err.print(_told(got, before, _listed(settings, node), bool(node)), markup=False)
 
 
 def models(json: bool) -> None:
@@ -44,15 +44,28 @@ def models(json: bool) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("MODEL", "VERSION", "SERVED", "SIZE"),
+            ("MODEL", "VERSION", "LOADED", "SIZE"),
             [
-                (row["model"], row["version"], "yes" if row["active"] else "", size(row["size"]))
+                (row["model"], row["version"], "yes" if row["loaded"] else "", size(row["size"]))
                 for row in rows
             ],
             numbers=1,
         )
     else:
         err.print("The shelf is empty. Bring the default model: autoglm pull " + settings.model)
+
+
+def load(name: str) -> None:
+    _change(name, "load")
+
+
+def unload(name: str) -> None:
+    _change(name, "unload")
+
+
+def _change(name: str, how: str) -> None:
+    need(load_settings()).post(f"/v2/repository/models/{quote(name, safe='')}/{how}", {})
+    err.print(f"{name} is {how}ed", markup=False)
 
 
 def remove(name: str, json: bool) -> None:
@@ -80,13 +93,15 @@ def _meant(source: str) -> str:
     return source
 
 
-def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str, Any]], agent: bool) -> str:
     def here(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row for row in rows if (row["model"], row["version"]) == (got["model"], got["version"])]
 
     says = f"{got['model']} {got['version']} is {'already here' if here(before) else 'on the shelf'}"
-    if any(row["active"] for row in here(now)):
+    if any(row["loaded"] for row in here(now)):
         return f"{says}, and the agent serves it"
+    if agent:
+        return f"{says}, and the agent loads it when somebody asks for it: --model {got['model']}"
     return f"{says}; serve it with AUTOGLM_MODEL={got['model']}"
 
 
@@ -122,12 +137,15 @@ def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) ->
 
 
 def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:
+    from agent.data_dir import only_one
+    from agent.errors import AgentError
     from models.errors import ModelError
     from models.shelf import Shelf, split_name
 
     try:
-        gone = Shelf(data_dir / "models").remove(*split_name(name))
-    except ModelError as error:
+        with only_one(data_dir):  # an agent that is just starting, or does not answer, needs its models
+            gone = Shelf(data_dir / "models").remove(*split_name(name))
+    except (AgentError, ModelError, OSError) as error:
         raise CommandError(str(error)) from error
     return [{"model": one.model, "version": one.version, "size": one.size} for one in gone]
 
@@ -145,7 +163,7 @@ def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:
             "version": each.version,
             "size": each.size,
             "path": str(each.path),
-            "active": False,
+            "loaded": False,
         }
         for each in versions
     ]

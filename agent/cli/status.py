@@ -30,7 +30,7 @@ def status(json: bool) -> None:
 
 
 def _rows(node: Node, told: Told) -> Iterator[tuple[str, str]]:
-    settings, worker = told["settings"], told["worker"]
+    settings = told["settings"]
     yield "node", f"{told['node']}, version {told['version']}, up for {duration(told['uptime_s'])}"
     yield "http", f"http://{settings['http_host']}:{settings['http_port']} (this command: {node.where})"
     yield "mqtt", _mqtt(settings, told.get("doors", {}))
@@ -38,13 +38,21 @@ def _rows(node: Node, told: Told) -> Iterator[tuple[str, str]]:
     if not told["models"]:
         yield "model", f"none yet; asked for {settings['model']}"
     for model in told["models"]:
-        yield "model", f"{model['name']} {model['version']}, {size(model['size'])}"
-        if "engine" in model:
-            yield "engine", _engine(model)
+        yield from _model(model)
     yield "queue", f"{told['queue']['requests']} requests, about {told['queue']['tokens']} tokens"
-    yield "running", f"{told['running']} requests, {worker['sequences']['running']} sequences in the Worker"
-    yield "kv cache", f"{worker['kv_used']:.0%} in use"
-    yield "worker", _worker(worker)
+    yield "running", f"{told['running']} requests"
+
+
+def _model(model: Told) -> Iterator[tuple[str, str]]:
+    worker = model["worker"]
+    at_rest = worker["state"] == "stopped"
+    named = f"{model['name']} {model['version']}, {size(model['size'])}"
+    yield "model", named + (", default" if model["default"] else "") + (", not loaded" if at_rest else "")
+    if "engine" in model:
+        yield "engine", _engine(model)
+    if not at_rest:
+        yield "worker", _worker(worker)
+        yield "kv cache", f"{worker['kv_used']:.0%} in use by {worker['sequences']['running']} sequences"
 
 
 def _mqtt(settings: Told, doors: Told) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,11 +27,21 @@ class Node(Protocol):
     def doors(self) -> dict[str, str]:
         """By name: what a door says of itself, for `/status`."""
 
+    @property
+    def listening(self) -> asyncio.Event:
+        """To be set once HTTP is answered."""
+
     def status(self) -> dict[str, Any]:
         """For `/status`: no secret in it."""
 
     def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then the Version. Raises AgentError and ModelError."""
+
+    async def load(self, name: str) -> None:
+        """Load `model` or `model:version` now. ModelError where it cannot be."""
+
+    async def unload(self, name: str) -> None:
+        """Free a Model's memory. NotOnShelf."""
 
     async def remove(self, name: str) -> list[Manifest]:
         """Take `model` or `model:version` off the shelf: what went. NotOnShelf; Conflict: it is served."""

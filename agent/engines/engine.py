@@ -1,4 +1,6 @@
-"""What a Worker asks of an Engine that generates text. Plug-ins implement it; see `llama.py`.
+"""What a Worker asks of an Engine: of one that generates text, or of one that makes tensors of tensors.
+
+Plug-ins implement one of the two; see `llama.py` and `onnx.py`.
 
 The scheduler owns *which* tokens go where; an Engine owns the tensors. A slot is a place in the KV cache,
 numbered from 0.
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.request import Sampling, TokenLogprob
+from models.onnx import TensorSpec
 
 
 class EngineError(Exception):
@@ -84,8 +87,39 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a loaded Engine of tensors can do."""
+
+    engine: str
+    device: str  # that is really used: "cpu", "cuda", "tensorrt"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runners: int = 1  # runs at once that serve it best
+    details: Mapping[str, Any] = field(default_factory=dict)  # for `status`
+
+    @property
+    def batches(self) -> bool:
+        """Whether Requests can be joined along the first axis of all inputs and outputs."""
+        return all(spec.shape[:1] == (None,) for spec in (*self.inputs, *self.outputs))
+
+
+class TensorEngine(Protocol):
+    """A loaded Version that makes tensors of tensors. `run` may be called from several threads at once."""
+
+    info: TensorInfo
+
+    def example(self, rows: int) -> dict[str, Any]:
+        """Inputs that the model may take, of so many rows where it batches: numpy arrays by name."""
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        """numpy arrays by name -> one array for each output named. EngineError: these inputs do not do."""
+
+    def close(self) -> None: ...
+
+
 Progress = Callable[[float], None]
 """Told the share of a load that is done, 0 to 1; the Worker's heartbeat while it loads."""
 
-EngineFactory = Callable[[str, Mapping[str, Any], Progress], Engine]
+EngineFactory = Callable[[str, Mapping[str, Any], Progress], Engine | TensorEngine]
 """`(path of the model's file, engine settings, progress) -> Engine`. The entry point names one of these."""

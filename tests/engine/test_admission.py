@@ -59,3 +59,25 @@ def test_everyone_who_waits_is_served_once(entries: list[tuple[str, int, int]]) 
     assert queue.tokens == 0
     by = {at: (priority, sender) for at, (sender, priority, _) in enumerate(entries)}
     assert [by[at][0] for at in served] == sorted((by[at][0] for at in served), reverse=True)
+
+
+def crowd(**waiting: int) -> FairQueue[str]:
+    queue: FairQueue[str] = FairQueue()
+    for sender, count in waiting.items():
+        for at in range(count):
+            queue.push(Waiting(f"{sender}{at}", sender, 5, 10, 0.0))
+    return queue
+
+
+def test_who_has_most_makes_room_for_a_modest_sender_by_its_newest() -> None:
+    queue = crowd(greedy=5, modest=1)
+    assert queue.crowd_out("modest", 2, 0) == ["greedy4", "greedy3"]
+    assert queue.crowd_out("third", 0, 15) == ["greedy2", "greedy1"]
+    assert (len(queue), queue.tokens) == (2, 20)
+
+
+@pytest.mark.parametrize(("requests", "tokens"), [(9, 0), (0, 1000)])
+def test_where_room_cannot_be_made_nobody_goes(requests: int, tokens: float) -> None:
+    queue = crowd(greedy=5, modest=1)
+    assert queue.crowd_out("modest", requests, tokens) is None
+    assert (len(queue), queue.tokens) == (6, 60)

@@ -173,3 +173,35 @@ def test_a_second_signal_ends_running_answers_at_once(start_agent: Callable[...,
             time.sleep(0.02)
         assert agent.stop() == 0
         assert running.result().status_code == 503
+
+
+def test_neither_an_oversized_request_nor_one_over_its_limit_costs_others_their_places(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        '[[api_keys]]\nname = "many"\nkey = "m"\n'
+        '[[api_keys]]\nname = "greedy"\nkey = "g"\n'
+        '[[api_keys]]\nname = "limited"\nkey = "l"\nrequests_per_minute = 1\n'
+    )
+    agent = start_agent(
+        AUTOGLM_CONFIG=str(config),
+        AUTOGLM_QUEUE_REQUESTS="8",
+        AUTOGLM_QUEUE_TOKENS="30000",
+        AUTOGLM_MAX_BATCH_SIZE="1",
+        ECHO_STEP_SECONDS="0.02",
+    )
+
+    def ask(key: str, **more: object) -> int:
+        body = {"messages": [{"role": "user", "content": "0123456789" * 2}], **more}
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{agent.base_url}/v1/chat/completions"
+        return httpx.post(url, json=body, headers=headers, timeout=60).status_code
+
+    assert ask("l") == 200  # its limit is used up
+    with ThreadPoolExecutor(13) as pool:
+        many = [pool.submit(ask, "m") for _ in range(12)]
+        time.sleep(0.3)
+        assert ask("g", n=16, max_tokens=100_000) == 429
+        assert ask("l") == 429
+        assert [one.result() for one in many] == [200] * 12

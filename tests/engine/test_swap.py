@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.agent import Agent
+from tests.support.agent import Agent, free_port
 from tests.support.gguf_file import write_gguf
 
 
@@ -117,6 +120,48 @@ def test_a_damaged_model_on_the_shelf_leaves_the_agent_up(start_agent: Callable[
     while "GGUF" not in httpx.get(f"{agent.base_url}/readyz").text and time.monotonic() < until:
         time.sleep(0.05)
     assert "not a GGUF file" in httpx.get(f"{agent.base_url}/readyz").text
+
+
+def test_a_model_pulled_by_hand_goes_on_serving_where_the_configured_one_cannot_be_had(
+    start_agent: Callable[..., Agent], echo_model: Path
+) -> None:
+    """And no password of the one that cannot be had is shown."""
+    url = f"http://user:s3cret@127.0.0.1:{free_port()}/m.gguf?token=s3cret"
+    agent = start_agent(AUTOGLM_MODEL=url, ready=False)
+    told = httpx.get(f"{agent.base_url}/readyz")
+    assert told.status_code == 503
+    pull(agent, echo_model)
+    agent.wait("/readyz")
+    assert agent.chat("by hand").json()["choices"][0]["message"]["content"] == "by hand"
+    assert "s3cret" not in told.text + json.dumps(agent.status())
+
+
+def test_a_worker_comes_back_where_the_agent_has_a_thousand_connections(
+    start_agent: Callable[..., Agent],
+) -> None:
+    agent = start_agent()
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_connection(("127.0.0.1", agent.port)))
+        worker = agent.worker_pid_by_socket()
+        os.kill(worker, signal.SIGKILL)
+        until = time.monotonic() + 20
+        while agent.worker_pid_by_socket() == worker and time.monotonic() < until:
+            time.sleep(0.05)
+        assert agent.worker_pid_by_socket() != worker
+    agent.wait("/readyz")
+    assert agent.metric("worker_restarts_total") == 1
+
+
+def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('not this one')")
+    agent = start_agent(cwd=tmp_path)
+    assert agent.chat("fine").status_code == 200
+    agent.stop()
 
 
 def test_a_second_start_needs_no_source(start_agent: Callable[..., Agent], tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_pull_by_the_socket_tells_its_progress_and_the_version(echo_agent: Age
         assert rows[-1].keys() >= {"model", "version", "path"}
         shelf = {row["model"]: row for row in client.get("/api/models").json()}
     assert shelf["other"]["version"] == rows[-1]["version"]
-    assert (shelf["other"]["active"], shelf["echo"]["active"]) == (False, True)
+    assert (shelf["other"]["loaded"], shelf["echo"]["loaded"]) == (False, True)
 
 
 @pytest.mark.parametrize("source", ["/nonexistent/model.gguf", "no-such-model-anywhere"])

@@ -165,6 +165,26 @@ def test_a_response_topic_that_the_broker_denies_stops_nobody(
     agent.stop()
 
 
+def test_an_accepted_prompt_waits_longer_than_one_request_may_take(
+    start_agent: Callable[..., Agent], start_broker: Callable[..., Mosquitto]
+) -> None:
+    broker = start_broker()
+    agent = start_agent(
+        AUTOGLM_NODE="patient",
+        AUTOGLM_MQTT_URL=broker.url,
+        AUTOGLM_MAX_BATCH_SIZE="1",
+        AUTOGLM_REQUEST_TIMEOUT_S="3",
+        ECHO_STEP_SECONDS="0.01",
+    )
+    with Client(broker.port, "autoglm/v1/patient/results/#") as client:
+        for number in range(10):
+            client.publish("autoglm/v1/patient/prompts", chat(f"p-{number}", "x" * 40))
+        for number in range(10):
+            [result] = client.on(f"autoglm/v1/patient/results/p-{number}")
+            assert result.json["choices"][0]["message"]["content"] == "x" * 40
+    agent.stop()
+
+
 def two_ports() -> int:
     """The first of two free ports that follow each other."""
     while True:

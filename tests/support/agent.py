@@ -32,6 +32,7 @@ class Agent:
     environment: dict[str, str]
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    cwd: Path | None = None  # where it is started; None: where the tests run
 
     @property
     def base_url(self) -> str:
@@ -55,6 +56,11 @@ class Agent:
         pid: int | None = self.status()["worker"].get("pid")
         return pid
 
+    def worker_pid_by_socket(self) -> int:
+        """As `worker_pid`, where TCP has no room for another connection; 0: there is none."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket))) as client:
+            return client.get("http://agent/status").json()["worker"].get("pid") or 0
+
     def start(self, *, ready: bool = True) -> Agent:
         """Start it and wait until it answers, and with `ready` until its model does."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -72,6 +78,7 @@ class Agent:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("autoglm")), "serve"],
                 env=environment,
+                cwd=self.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -96,7 +98,7 @@ def test_status_as_json_is_json_where_no_agent_runs(alone: dict[str, str]) -> No
 
 def test_models_lists_the_shelf_of_the_running_agent(here: dict[str, str]) -> None:
     rows = json.loads(run("models", "--json", **here).stdout)
-    assert [row["model"] for row in rows if row["active"]] == ["echo"]
+    assert [row["model"] for row in rows if row["loaded"]] == ["echo"]
 
 
 def test_bench_measures_each_number_of_clients(here: dict[str, str]) -> None:
@@ -181,12 +183,29 @@ def test_remove_through_the_running_agent_leaves_what_it_serves(
     run("pull", str(echo_model), "--name", "spare", **here)
     assert "spare" in run("remove", "spare", **here).stderr
     rows = json.loads(run("models", "--json", **here).stdout)
-    assert [row["model"] for row in rows] == ["echo"]
-    for name in ("echo", f"echo:{rows[0]['version']}"):
+    assert "spare" not in [row["model"] for row in rows]
+    (served,) = [row["version"] for row in rows if row["loaded"]]
+    for name in ("echo", f"echo:{served}"):
         refused = run("remove", name, **here)
         assert refused.returncode == 1
         assert "is being served" in refused.stderr
     assert run("generate", "Hi", **here).stdout == "Hi\n"
+
+
+def test_nothing_is_removed_from_under_an_agent_that_does_not_answer(
+    start_agent: Callable[..., Agent],
+) -> None:
+    agent = start_agent()
+    there = {"AUTOGLM_DATA_DIR": str(agent.data_dir), "AUTOGLM_HTTP_PORT": str(free_port())}
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        refused = run("remove", "echo", **there)
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+    assert (refused.returncode, "another agent runs on" in refused.stderr) == (1, True)
+    assert run("remove", "echo:", **there).returncode == 1
+    assert run("generate", "Hi", **there).stdout == "Hi\n"
+    agent.stop()
 
 
 def test_flags_take_no_value_in_the_help() -> None:
@@ -212,7 +231,7 @@ def test_without_an_agent_a_command_says_how_to_start_one(
         (("generate", ""), {}, "the prompt is empty", 2),
         (("pull", "no such thing"), {}, "no such thing", 1),
         (("pull", "/tmp"), {}, "/tmp is a folder", 2),
-        (("pull", __file__), {}, f'{__file__}: not a GGUF file: it begins with \'"""T\'', 1),
+        (("pull", __file__), {}, f"{__file__}: not a GGUF or ONNX file", 1),
         (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "AUTOGLM_HTTP_PORT", 2),
         (("bench", "--clients", "none"), {}, "--clients", 2),
         (("generate",), {}, "prompt", 2),

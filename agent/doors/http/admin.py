@@ -30,7 +30,7 @@ def admin_routes(node: Node) -> APIRouter:
         """List the Versions on the shelf."""
         request.state.caller.needs_admin()
         versions = await asyncio.to_thread(node.shelf.versions)
-        active = {(one.name, one.version) for one in node.serving.offered()}
+        loaded = {(one.name, one.version) for one in node.serving.offered() if one.info}
         return json_response(
             [
                 {
@@ -38,7 +38,7 @@ def admin_routes(node: Node) -> APIRouter:
                     "version": one.version,
                     "size": one.size,
                     "path": str(one.path),
-                    "active": (one.model, one.version) in active,
+                    "loaded": (one.model, one.version) in loaded,
                 }
                 for one in versions
             ]

@@ -13,6 +13,8 @@ from agent import __version__
 from agent.doors.http.admin import admin_routes
 from agent.doors.http.errors import error_response, from_status, json_response
 from agent.doors.http.guard import Guard, is_everywhere
+from agent.doors.http.infer import InferRoute
+from agent.doors.http.inference import inference_routes
 from agent.doors.http.listen import listening
 from agent.doors.http.routes import openai_routes
 from agent.doors.http.schema import add_docs, documented
@@ -29,7 +31,7 @@ async def serve(node: Node) -> None:
 
     Raises OSError, fit for a person, where it cannot listen.
     """
-    app = create_app(node)
+    app = InferRoute(create_app(node), node)
     with listening(node.settings) as (tcp, unix):
         servers = [
             (make_server(Guard(app, node.settings, node.telemetry, trusted=False)), tcp),
@@ -37,6 +39,7 @@ async def serve(node: Node) -> None:
         ]
         running = asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in servers))
         host, port = tcp.getsockname()[:2]
+        node.listening.set()
         log.info("listening", host=host, port=port, socket=str(node.settings.socket))
         if is_everywhere(node.settings.http_host) and not node.settings.api_keys:
             log.warning("anybody who can reach this machine can use its models: no API keys are set")
@@ -60,6 +63,7 @@ def create_app(node: Node) -> FastAPI:
     )
     app.include_router(openai_routes(node))
     app.include_router(admin_routes(node))
+    app.include_router(inference_routes(node))
     _add_node_routes(app, node)
     add_docs(app)
     app.add_exception_handler(AgentError, _refused)
@@ -101,15 +105,16 @@ def _add_node_routes(app: FastAPI, node: Node) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AgentError)  # noqa: S101 - for the type checker: it is registered for that
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     told = from_status(error.status_code, request.url.path, request.method, str(error.detail))
-    return error_response(told, dict(error.headers or {}))
+    return error_response(told, request.url.path, dict(error.headers or {}))
 
 
 async def _broken(request: Request, error: Exception) -> Response:
     """The caller learns nothing but the id, by which the log has the traceback."""
-    return error_response(AgentError(f"Something went wrong inside the node ({request.state.request_id})."))
+    told = AgentError(f"Something went wrong inside the node ({request.state.request_id}).")
+    return error_response(told, request.url.path)

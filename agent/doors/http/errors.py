@@ -43,13 +43,15 @@ def error_object(error: AgentError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def error_response(error: AgentError, headers: dict[str, str] | None = None) -> Response:
+def error_response(error: AgentError, path: str, headers: dict[str, str] | None = None) -> Response:
+    """In the shape of the protocol that `path` belongs to."""
     extra = dict(headers or {})
+    body = {"error": error.message} if path.startswith("/v2") else error_object(error)
     if error.status in (429, 503):
         extra["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
     if error.status == 401:
         extra["www-authenticate"] = "Bearer"
-    return json_response(error_object(error), error.status, extra)
+    return json_response(body, error.status, extra)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

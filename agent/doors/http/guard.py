@@ -60,7 +60,7 @@ class Guard:
             state["request_id"] = exchange.id
             state["caller"] = self._admit(scope, exchange)
         except AgentError as error:
-            await error_response(error)(scope, exchange.receive, exchange.send)
+            await error_response(error, scope["path"])(scope, exchange.receive, exchange.send)
         else:
             await self._app(scope, exchange.receive, exchange.send)
         finally:

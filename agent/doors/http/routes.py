@@ -47,9 +47,9 @@ def openai_routes(node: Node) -> APIRouter:
     @router.get("/models/{model:path}", **documented(None, "The model."))
     async def model(request: Request, model: str) -> Response:
         """Look at one model."""
-        for one in node.serving.offered():
-            if one.answers_to(model) and request.state.caller.may_use(one.name):
-                return json_response(_model(one))
+        one = node.serving.find(model)
+        if one and request.state.caller.may_use(one.name):
+            return json_response(_model(one))
         raise ModelNotFound(f"The model '{model[:100]}' is not here.", param="model")
 
     return router
@@ -87,7 +87,8 @@ def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Resp
 
 def _name(node: Node, asked: str) -> str:
     """The Model's own name, whatever form or default it was asked by."""
-    return next((one.name for one in node.serving.offered() if one.answers_to(asked)), asked)
+    found = node.serving.find(asked)
+    return found.name if found else asked
 
 
 def _model(one: Offered) -> dict[str, Any]:
@@ -97,5 +98,5 @@ def _model(one: Offered) -> dict[str, Any]:
         "created": one.created,
         "owned_by": "autoglm",
         "version": one.version,
-        "max_model_len": one.info.context if one.info else None,  # unknown until it is loaded
+        "max_model_len": one.context if one.info else None,  # unknown until it is loaded
     }

@@ -18,7 +18,8 @@ HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 15.0
 KEEP_ALIVE_S = 65  # longer than clients keep a connection, so that none is closed under a request on its way
 CLOSING_S = 5
-CONNECTIONS = 1000
+CONNECTIONS = 800
+"""Requests beyond are answered by 503, connections beyond by nothing: paho's select() ends at file 1023."""
 
 
 class _Server(uvicorn.Server):
@@ -36,6 +37,9 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS + 50:
+            transport.abort()
+            return
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

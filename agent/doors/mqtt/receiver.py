@@ -78,8 +78,8 @@ class Receiver:
 
     def _read(self, message: Message) -> Incoming:
         prompt = read_prompt(message, self._topics, self._node.settings)
-        offered = self._node.serving.offered()
-        if offered and not any(one.answers_to(prompt.model) for one in offered):
+        serving = self._node.serving
+        if serving.find("") and not serving.find(prompt.model):
             unknown = ModelNotFound(f"the model {prompt.model!r} is not on this node", param="model")
             raise refusal(unknown, message, self._topics, prompt.sender, prompt.id, message.response_topic)
         return prompt

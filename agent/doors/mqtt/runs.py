@@ -23,10 +23,10 @@ from agent.doors.openai.answers import Answer
 from agent.doors.openai.requests import Body, requests
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
+from agent.job import TextTicket
 from agent.request import Request
 from agent.serving import Serving
 from agent.telemetry import Telemetry
-from agent.ticket import Ticket
 from cloud_sync.state import MAX_LIVES, Prompt, State, StateError
 
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
@@ -145,8 +145,8 @@ class Runs:
     def _requests(self, prompt: Prompt, body: Body) -> list[Request]:
         sender = f"mqtt:{prompt.sender}"
         made = requests(body, self._settings, id=f"mqtt-{prompt.seq}", sender=sender, durable=True)
-        if body.timeout is None:
-            return made
+        if body.timeout is None:  # it waits for as long as it takes
+            return [replace(one, patient=True) for one in made]
         # The caller's time runs from the prompt's arrival.
         waited = self._state.now() - prompt.received_at
         return [replace(one, deadline=time.monotonic() + body.timeout - waited) for one in made]
@@ -160,11 +160,11 @@ class Runs:
             self._full_until = time.monotonic() + self._full_s * spread
             self._full_s = min(2 * self._full_s, FULL_MOST_S)
 
-    async def _run(self, prompt: Prompt, body: Body, tickets: list[Ticket]) -> None:
+    async def _run(self, prompt: Prompt, body: Body, tickets: list[TextTicket]) -> None:
         topic = self._topics.tokens(prompt.sender, prompt.id)
         tokens = Tokens(prompt.id, prompt.attempts, lambda said: self._out.tokens(topic, said))
         try:
-            answer = Answer(body, id=prompt.id, model=self._serving.offered()[0].name)
+            answer = Answer(body, id=prompt.id, model=tickets[0].model)
             await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
             payload = encode(answer.completion())
         except (Overloaded, Unavailable, Cancelled) as error:
@@ -178,7 +178,7 @@ class Runs:
         await self._finish(prompt, payload)
 
     async def _gather(
-        self, prompt: Prompt, body: Body, tickets: list[Ticket], answer: Answer, tokens: Tokens | None
+        self, prompt: Prompt, body: Body, tickets: list[TextTicket], answer: Answer, tokens: Tokens | None
     ) -> None:
         deaths = 0
         for place, ticket in enumerate(tickets):
@@ -216,10 +216,16 @@ class Runs:
         self._wake.set()
 
     async def _give_back(self, seqs: list[int], *, begun: bool) -> None:
-        with contextlib.suppress(StateError):
+        kept = True
+        try:
             await self._state.release(seqs, begun=begun)
+        except StateError as error:
+            log.error("prompts could not be given back yet", prompts=len(seqs), error=str(error))
+            kept = False
         for seq in seqs:
             self._running.pop(seq, None)
+        if not kept:  # their rows still say that they run
+            await self._resume()
         self._wake.set()
 
 
@@ -230,6 +236,6 @@ def _failure(prompt: Prompt, error: Exception) -> bytes:
     return error_payload(error, prompt.id, prompt.sender)
 
 
-def _cancel(tickets: list[Ticket]) -> None:
+def _cancel(tickets: list[TextTicket]) -> None:
     for ticket in tickets:
         ticket.cancel()

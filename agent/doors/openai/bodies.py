@@ -20,6 +20,7 @@ from agent.doors.openai.fields import (
     TemplateKwargs,
     wrong,
 )
+from agent.duration import Duration
 
 MAX_MESSAGES = 4096
 
@@ -102,6 +103,9 @@ class _Shared(_Strict):
     priority: int | None = Field(None, ge=0, le=9, description="9 is served first; the default is 5.")
     timeout: float | None = Field(None, gt=0, le=86400, description="Seconds until the answer is useless.")
     ignore_eos: bool | None = None
+    keep_alive: Duration | None = Field(
+        None, description="How long the model stays loaded after it: seconds, or 5m; negative: for ever."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -69,6 +69,7 @@ def requests(body: Body, settings: Settings, *, id: str, sender: str, durable: b
         "deadline": None if body.timeout is None else now + body.timeout,
         "sender": sender,
         "durable": durable,
+        "keep_alive": body.keep_alive,
     }
     if isinstance(body, ChatBody):
         messages = [_message(message.role, message.content, message.name) for message in body.messages]

@@ -1,0 +1,159 @@
+"""A body of the Open Inference Protocol to an Inference: JSON, or JSON with raw tensors behind it.
+
+With the binary tensor extension the first `Inference-Header-Content-Length` bytes are JSON, and the tensors
+that name a `binary_data_size` follow in their order.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import msgspec
+
+from agent.doors.inference_protocol import values
+from agent.errors import BadRequest
+from agent.tensor import SIZES, Inference, Tensor
+
+MOST_TENSORS = 1024
+MOST_DIMS = 16
+MOST_ELEMENTS = 1 << 40
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] = {}
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Body(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    outputs: list[_Output] = []
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How the answer is to look."""
+
+    id: str  # the caller's own; "" where it gave none
+    binary: bool  # outputs are raw unless told otherwise
+    by_name: dict[str, bool]  # of an output: whether it is to be raw
+
+    def raw(self, name: str) -> bool:
+        return self.by_name.get(name, self.binary)
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def read(body: bytes, header_length: int | None, *, model: str, sender: str) -> tuple[Inference, Wanted]:
+    """Raises BadRequest."""
+    if header_length is not None and not 0 < header_length <= len(body):
+        raise BadRequest(
+            f"Inference-Header-Content-Length is {header_length}; the body has {len(body)} bytes"
+        )
+    head = body if header_length is None else body[:header_length]
+    try:
+        parsed = _decoder.decode(head)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not an inference request: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    inputs = _inputs(parsed, memoryview(body)[len(head) :])
+    parameters = parsed.parameters
+    asked = Inference(
+        id=f"infer-{secrets.token_hex(8)}",
+        model=model,
+        inputs=inputs,
+        outputs=tuple(one.name for one in parsed.outputs),
+        priority=_number(parameters, "priority", 5, 0, 9),
+        deadline=_deadline(parameters),
+        sender=sender,
+    )
+    flags = {
+        one.name: one.parameters["binary_data"] for one in parsed.outputs if "binary_data" in one.parameters
+    }
+    return asked, Wanted(parsed.id, parameters.get("binary_data_output") is True, flags)
+
+
+def _inputs(body: _Body, rest: memoryview) -> tuple[Tensor, ...]:
+    if not body.inputs or len(body.inputs) > MOST_TENSORS or len(body.outputs) > MOST_TENSORS:
+        raise BadRequest(f"a request has 1 to {MOST_TENSORS} inputs")
+    found, at = [], 0
+    for one in body.inputs:
+        size = one.parameters.get("binary_data_size")
+        if size is None:
+            found.append(_tensor(one, None))
+            continue
+        if type(size) is not int or not 0 <= size <= len(rest) - at:
+            raise BadRequest(
+                f"input '{one.name[:100]}': binary_data_size is {size}; {len(rest) - at} bytes are left"
+            )
+        found.append(_tensor(one, bytes(rest[at : at + size])))
+        at += size
+    if at != len(rest):
+        raise BadRequest(f"{len(rest) - at} bytes behind the tensors belong to none")
+    return tuple(found)
+
+
+def _tensor(one: _Input, raw: bytes | None) -> Tensor:
+    name = one.name[:100]
+    if one.datatype not in SIZES and one.datatype != "BYTES":
+        raise BadRequest(f"input '{name}': the datatype '{one.datatype[:20]}' is not known")
+    if len(one.shape) > MOST_DIMS or any(size < 0 for size in one.shape):
+        raise BadRequest(f"input '{name}' has an impossible shape")
+    count = prod(one.shape)
+    if count > MOST_ELEMENTS:
+        raise BadRequest(f"input '{name}' would have {count} elements")
+    if raw is None:
+        if one.data is None:
+            raise BadRequest(f"input '{name}' has no data")
+        raw = values.to_raw(name, one.datatype, one.data, count)
+    elif one.data is not None:
+        raise BadRequest(f"input '{name}' has both data and binary_data_size")
+    else:
+        _check_size(name, one.datatype, raw, count)
+    return Tensor(one.name, one.datatype, tuple(one.shape), raw)
+
+
+def _check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
+    if datatype != "BYTES":
+        if len(raw) != count * SIZES[datatype]:
+            says = f"{len(raw)} bytes, and its shape asks for {count * SIZES[datatype]}"
+            raise BadRequest(f"input '{name}' has {says}")
+        return
+    try:
+        there = len(values.elements(raw))
+    except ValueError as error:
+        raise BadRequest(f"input '{name}': {error}") from None
+    if there != count:
+        raise BadRequest(f"input '{name}' has {there} values, and its shape asks for {count}")
+
+
+def _number(parameters: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = parameters.get(name, default)
+    if type(value) is not int or not least <= value <= most:
+        raise BadRequest(f"the parameter '{name}' must be a whole number from {least} to {most}")
+    return value
+
+
+def _deadline(parameters: dict[str, Any]) -> float | None:
+    """`timeout` is in microseconds, as Triton's is."""
+    microseconds = parameters.get("timeout")
+    if microseconds in (None, 0):
+        return None
+    if type(microseconds) is not int or microseconds < 0:
+        raise BadRequest("the parameter 'timeout' must be a whole number of microseconds")
+    return time.monotonic() + microseconds / 1e6

@@ -1,0 +1,47 @@
+"""The nouns of one inference: Tensor, Inference, Outputs. Plain data, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+SIZES = {
+    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4,
+    "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
+}  # fmt: skip
+"""Bytes of an element, by the Open Inference Protocol's datatype; BYTES elements vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """`data` is row-major and little endian; of BYTES, each element behind its length in four bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    def __len__(self) -> int:
+        """How many elements it has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """What is asked of a Model of tensors. Made by a door, owned by serving until its Outputs."""
+
+    id: str  # unique in this agent
+    model: str = ""  # "" is the node's default
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...] = ()  # names; none: all
+    priority: int = 5  # 0 to 9, 9 is served first
+    deadline: float | None = None  # on the monotonic clock, seconds
+    sender: str = ""  # whose turn this is, for limits
+    keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The one answer to an Inference."""
+
+    tensors: tuple[Tensor, ...]

@@ -1,0 +1,251 @@
+"""One Model of tensors, from admission to its Worker. The Worker forms the batches; here nothing is lost.
+
+An Inference has no Chunks: until its Outputs are there it can always be run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.base_lane import BaseLane
+from agent.config import Settings
+from agent.engines.engine import TensorInfo
+from agent.errors import (
+    BY_CODE,
+    AgentError,
+    BadRequest,
+    DeadlineExceeded,
+    InternalError,
+    Overloaded,
+)
+from agent.frames import Answered, Cancel, Infer, Ran
+from agent.job import LIVES
+from agent.limits import Limits
+from agent.offered import Offered
+from agent.supervisor import State, Supervisor
+from agent.telemetry import ModelTelemetry
+from agent.tensor import Inference, Outputs, Tensor
+from agent.ticket import Ticket
+from models.onnx import TensorSpec
+
+SWEEP_S = 0.25  # how often those that wait for a Worker are looked through for passed deadlines
+MOST_ROWS = 256  # of one Inference, unless `max_batch_size` says less or more
+TensorTicket = Ticket[Inference, Outputs]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    ticket: TensorTicket
+    bytes: int
+    arrived: float
+    deadline: float
+
+    @property
+    def alone(self) -> bool:
+        return self.ticket.deaths >= LIVES - 1
+
+    def frame(self) -> Infer:
+        asked = self.ticket.request
+        return Infer(asked.id, asked.inputs, asked.outputs, asked.priority, self.deadline)
+
+
+class TensorLane(BaseLane):
+    """As `TextLane`, for Inferences."""
+
+    def __init__(
+        self,
+        model: Offered,
+        settings: Settings,
+        telemetry: ModelTelemetry,
+        limits: Limits,
+        on_use: Callable[[TensorLane, float | None], None],
+    ) -> None:
+        super().__init__(model, settings, telemetry, limits, on_use)
+        self._waiting: dict[str, _Job] = {}  # for a Worker
+        self._sent: dict[str, _Job] = {}
+        self._bytes = 0  # of the inputs of both
+        self._has_alone = False  # what was sent last has the Worker to itself
+        self._changed = asyncio.Event()
+
+    # What serving calls.
+
+    def infer(self, asked: Inference) -> TensorTicket:
+        """Take an Inference in. Raises BadRequest, Unavailable or Overloaded."""
+        self._check_health()
+        check(asked, self.model, self._settings.max_batch_size or MOST_ROWS)
+        now, size = time.monotonic(), sum(len(tensor.data) for tensor in asked.inputs)
+        if not self.idle and (
+            len(self._waiting) + len(self._sent) >= self._settings.queue_requests
+            or self._bytes + size > self._settings.queue_bytes
+        ):
+            raise Overloaded("the queue is full", retry_after=1)
+        self._limits.check(asked.sender, 1, 0, now)
+        self._limits.charge(asked.sender, 1, 0, now)
+        deadline = now + self._settings.request_timeout_s
+        if asked.deadline is not None:
+            deadline = min(deadline, asked.deadline)
+        job = _Job(Ticket(asked, self._cancelled, self.model.name), size, now, deadline)
+        self._waiting[asked.id] = job
+        self._bytes += size
+        self._on_use(self, asked.keep_alive)
+        self._send_on()
+        return job.ticket
+
+    def has(self, request: str) -> bool:
+        return request in self._waiting or request in self._sent
+
+    def status(self) -> dict[str, Any]:
+        sent = len(self._sent)
+        return self._status(len(self._waiting), 0, sent, {"running": sent, "waiting": 0}, 0.0)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._sent
+
+    # What the supervisor tells.
+
+    def worker_ready(self, info: TensorInfo) -> None:
+        self.model = replace(self.model, info=info)
+        self._send_on()
+
+    def worker_said(self, news: Ran) -> None:
+        self._telemetry.ran(news)
+        for answered in news.answered:
+            self._answer(answered)
+        if news.answered:
+            self._changed.set()
+            self._send_on()
+
+    def worker_lost(self, reason: str, *, died: bool) -> None:
+        lost, self._sent = list(self._sent.values()), {}
+        self._waiting = {job.ticket.id: job for job in lost} | self._waiting  # they were there first
+        for job in lost:
+            if died and job.alone:
+                text = f"the request cost {LIVES} Workers their lives ({reason})"
+                self._end(job, InternalError(text))
+            else:
+                job.ticket.deaths += died
+                self._telemetry.rerun.inc()
+        self._changed.set()
+
+    # What its resident calls.
+
+    def attach(self, model: Offered, supervisor: Supervisor) -> None:
+        self.model, self._supervisor = model, supervisor
+
+    def detach(self) -> None:
+        self._supervisor = None
+        self.model = replace(self.model, info=None)
+        if self._waiting:
+            self._on_use(self, None)
+
+    def offer(self, model: Offered) -> None:
+        self.model = model
+
+    def hold(self, why: str) -> None:
+        self._held = why
+        self._send_on()
+
+    def abandon(self, why: AgentError) -> None:
+        for job in [*self._sent.values(), *self._waiting.values()]:
+            self._end(job, why)
+
+    async def drain(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._sent:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    async def run(self) -> None:
+        """Tell those whose deadline passes before a Worker has them; the Worker tells the others."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for job in [job for job in self._waiting.values() if job.deadline <= now]:
+                self._end(job, DeadlineExceeded("the deadline passed while the request waited"))
+            self._telemetry.queued(len(self._sent), len(self._waiting), 0)
+
+    # To the Worker and back.
+
+    def _send_on(self) -> None:
+        """All that waits; what may have killed Workers goes alone, so that the guilty one is found."""
+        one = self._supervisor
+        if self._held or one is None or one.state is not State.READY:
+            return
+        while self._waiting:
+            id, job = next(iter(self._waiting.items()))
+            if self._sent and (job.alone or self._has_alone):
+                return
+            one.send(job.frame())
+            self._sent[id] = self._waiting.pop(id)
+            self._has_alone = job.alone
+
+    def _answer(self, answered: Answered) -> None:
+        job = self._sent.get(answered.id)
+        if job is None:  # it was cancelled meanwhile
+            return
+        if answered.outputs is None:
+            return self._end(job, BY_CODE.get(answered.code, InternalError)(answered.message))
+        job.ticket.put(Outputs(answered.outputs))
+        self._telemetry.finished("stop")
+        self._telemetry.e2e.observe(time.monotonic() - job.arrived)
+        self._forget(job)
+        job.ticket.end()
+
+    def _end(self, job: _Job, error: AgentError) -> None:
+        self._telemetry.failed(error.code)
+        self._forget(job)
+        job.ticket.end(error)
+
+    def _forget(self, job: _Job) -> None:
+        for jobs in (self._sent, self._waiting):
+            if jobs.pop(job.ticket.id, None):
+                self._bytes -= job.bytes
+
+    def _cancelled(self, ticket: TensorTicket) -> None:
+        if ticket.id in self._sent and self._supervisor:
+            self._supervisor.send(Cancel(ticket.id))
+        job = self._sent.get(ticket.id) or self._waiting[ticket.id]
+        self._telemetry.failed("cancelled")
+        self._forget(job)
+        self._changed.set()
+
+
+def check(asked: Inference, model: Offered, most_rows: int) -> None:
+    """Whether these inputs can be the model's. Raises BadRequest."""
+    if model.tensors is None:
+        raise BadRequest(f"{model.name} takes no tensors")
+    wanted = {spec.name: spec for spec in model.tensors.inputs}
+    given = {tensor.name: tensor for tensor in asked.inputs}
+    if len(given) != len(asked.inputs):
+        raise BadRequest("an input is given twice")
+    if missing := wanted.keys() - given.keys():
+        raise BadRequest(f"input '{min(missing)}' is missing")
+    for name, tensor in given.items():
+        if name not in wanted:
+            raise BadRequest(f"the model has no input '{name[:100]}'; it has {', '.join(sorted(wanted))}")
+        _check_input(tensor, wanted[name], most_rows)
+    known = {spec.name for spec in model.tensors.outputs}
+    for name in asked.outputs:
+        if name not in known:
+            raise BadRequest(f"the model has no output '{name[:100]}'; it has {', '.join(sorted(known))}")
+
+
+def _check_input(tensor: Tensor, spec: TensorSpec, most_rows: int) -> None:
+    name = spec.name
+    if tensor.datatype != spec.datatype:
+        raise BadRequest(f"input '{name}' must be of {spec.datatype}, not {tensor.datatype}")
+    fits = len(tensor.shape) == len(spec.shape) and all(
+        size in (None, there) for size, there in zip(spec.shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        shape = [-1 if size is None else size for size in spec.shape]
+        raise BadRequest(f"input '{name}' must have the shape {shape}, not {list(tensor.shape)}")
+    if spec.shape[:1] == (None,) and tensor.shape[0] > most_rows:
+        raise BadRequest(f"input '{name}' has {tensor.shape[0]} rows; at most {most_rows} are allowed")
