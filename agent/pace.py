@@ -43,16 +43,35 @@ class Pace:
     def took(self, passes: int, rows: int, tokens: int, seconds: float) -> None:
         """A step of `rows` decodes and `tokens` prompt tokens in so many passes has lasted `seconds`."""
         if tokens:
-            if tokens >= LEAST:
-                added = seconds - self.pass_s * passes - self.row_s * rows
-                self._token = _blend(self._token, max(added, 1e-6) / tokens)
-            return
+            return self._took_mixed(self.pass_s * passes + self.row_s * rows, tokens, seconds)
         self._pp = self._pp * _FORGET + passes * passes
         self._pr = self._pr * _FORGET + passes * rows
         self._rr = self._rr * _FORGET + rows * rows
         self._ps = self._ps * _FORGET + passes * seconds
         self._rs = self._rs * _FORGET + rows * seconds
         self._fit()
+
+    def _took_mixed(self, decode: float, tokens: int, seconds: float) -> None:
+        """The decodes were expected to take `decode` seconds of it.
+
+        Where the step took longer, the larger part is to blame for most. All of it on the prompts would be
+        wrong where the whole device became slower: they would get less and less, and with a full house no
+        step of decodes alone would ever tell.
+        """
+        if self._token is None:
+            self._token = max(seconds - decode, 1e-6) / tokens
+            return
+        prompt = self._token * tokens
+        blame = decode**2 / (decode**2 + prompt**2)
+        over = _WEIGHT * max(-0.5, min(1.0, seconds / (decode + prompt) - 1)) * (decode + prompt)
+        self._token *= 1 + over * (1 - blame) / prompt
+        if decode:
+            self._scale(1 + over * blame / decode)
+
+    def _scale(self, factor: float) -> None:
+        """Decodes cost that much more, and so would those have that the fit remembers."""
+        self.pass_s, self.row_s = self.pass_s * factor, self.row_s * factor
+        self._ps, self._rs = self._ps * factor, self._rs * factor
 
     def _fit(self) -> None:
         determinant = self._pp * self._rr - self._pr * self._pr
@@ -62,7 +81,3 @@ class Pace:
             return
         self.pass_s = max(0.0, (self._ps * self._rr - self._rs * self._pr) / determinant)
         self.row_s = max(0.0, (self._rs - self.pass_s * self._pr) / self._rr)
-
-
-def _blend(old: float | None, new: float) -> float:
-    return new if old is None else old + _WEIGHT * (new - old)

@@ -1,7 +1,8 @@
 """From the inbox to serving and back: claims prompts, senders in turn, runs them, keeps their results.
 
-What serving does not take now goes back to the inbox: at a sender's rate limit that sender is held for a
-while, at a full queue all are, so that a sender's prompts stay in order and only what runs is in memory.
+What serving does not take now goes back to the inbox: at a sender's rate limit, or where its model cannot be
+loaded, that sender is held for a while, at a full queue all are, so that a sender's prompts stay in order and
+only what runs is in memory.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Runs:
 
     def _hold(self, sender: str, error: AgentError) -> None:
         spread = random.uniform(1, 1.2)  # noqa: S311
-        if isinstance(error, RateLimited):
+        if isinstance(error, RateLimited | Unavailable):  # of Unavailable: the model that it named, alone
             wait = min(HOLD_S, error.retry_after or RETRY_S)
             self._held[sender] = time.monotonic() + wait * spread
         else:
