@@ -89,7 +89,7 @@ async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], floa
 async def staggered(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
     """`load.requests` arrivals at `load.rate` a second (Poisson), at the same moments for every server."""
     assert load.rate
-    chance = random.Random(load.salt)
+    chance = random.Random(1)
     if load.warm_up:
         await load.ask(next(numbers), sse.Exchange())
     exchanges = [sse.Exchange() for _ in range(load.requests)]
