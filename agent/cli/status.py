@@ -52,6 +52,7 @@ def _model(model: Told) -> Iterator[tuple[str, str]]:
         yield "engine", _engine(model)
     if not at_rest:
         yield "worker", _worker(worker)
+    if "slots" in model:
         yield "kv cache", f"{worker['kv_used']:.0%} in use by {worker['sequences']['running']} sequences"
 
 
@@ -62,7 +63,10 @@ def _mqtt(settings: Told, doors: Told) -> str:
 
 
 def _engine(model: Told) -> str:
-    says = f"{model['engine']} on {model['device']}, {model['slots']} slots of {model['context']} tokens"
+    says = f"{model['engine']} on {model['device']}"
+    if "slots" not in model:  # a model of tensors
+        return says
+    says += f", {model['slots']} slots of {model['context']} tokens"
     details = model.get("details", {})
     if "kv_type" in details:
         says += f", KV cache {details['kv_type']}, flash attention {details['flash_attention']}"

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support.agent import Agent
 from tests.support.onnx_file import FLOAT, INT64, STRING, write_onnx
+from tests.tooling.command import run
 
 Rows = NDArray[np.int32]
 TOLERANCE = 1e-5
@@ -257,6 +258,14 @@ def test_an_unknown_model_and_one_that_generates_text_are_told(agent: Agent) -> 
 def test_a_timeout_in_microseconds_is_kept(agent: Agent, client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="deadline"):
         client.infer("magika", asked(rows(64)), timeout=1)
+
+
+def test_the_status_on_the_terminal_shows_models_of_both_kinds(agent: Agent) -> None:
+    classify(agent, rows(1))
+    told = run("status", AUTOGLM_DATA_DIR=str(agent.data_dir))
+    assert told.returncode == 0, told.stderr
+    assert "onnx on cpu" in told.stdout
+    assert "echo on cpu, 64 slots" in told.stdout
 
 
 def test_a_worker_that_dies_costs_no_answer(
