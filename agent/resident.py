@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.config import Settings
 from agent.offered import Offered
@@ -117,25 +117,20 @@ class Resident:
 
 def describe(version: Version) -> Offered:
     """What callers and the engine must know of a Version before it is loaded. Raises BadFile."""
-    if version.manifest.engine == "onnx":
-        return Offered(
-            name=version.model,
-            version=version.version,
-            path=str(version.path),
-            size=version.size,
-            created=version.manifest.created,
-            tensors=onnx.read_header(version.path),
-        )
-    header = read_header(version.path)
-    tokens = {"bos_token": header.bos_token or "", "eos_token": header.eos_token or ""}
-    return Offered(
+    offered = Offered(
         name=version.model,
         version=version.version,
         path=str(version.path),
         size=version.size,
         created=version.manifest.created,
+    )
+    if version.manifest.engine == "onnx":
+        return replace(offered, tensors=onnx.read_header(version.path))
+    header = read_header(version.path)
+    return replace(
+        offered,
         template=header.chat_template,
-        tokens=tokens,
+        tokens={"bos_token": header.bos_token or "", "eos_token": header.eos_token or ""},
         trained_context=header.context_length,
         header=header,
     )
