@@ -149,9 +149,6 @@ class Residents:
         if version is None or helped():
             return
         try:
-            resident = await self._offer(version)
-            self._serving.prefer(resident.lane)
-            resident.pinned = True
             await self.load(version)
         except (ModelError, OSError) as error:
             self._serving.hold(f"the model cannot be loaded: {error}")
@@ -171,20 +168,20 @@ class Residents:
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
 
-    async def _offer(self, version: Version) -> Resident:
-        """Let this Version answer for its Model from the next load on. Raises GGUFError, OSError."""
+    async def _offer(self, version: Version) -> tuple[Resident, Offered]:
+        """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
         offered = await asyncio.to_thread(describe, version)
         resident = self._all.get(version.model)
         if resident is not None:
             if resident.loaded is None:
                 resident.lane.offer(offered)
-            return resident
+            return resident, offered
         telemetry = self._telemetry.model(offered.name)
         lane = self._lane(offered, telemetry)
         resident = Resident(lane, self._settings, telemetry, self._tasks())
         self._all[offered.name] = resident
         self._serving.open(lane)
-        return resident
+        return resident, offered
 
     def _lane(self, offered: Offered, telemetry: ModelTelemetry) -> Lane:
         if offered.tensors is not None:
@@ -230,11 +227,11 @@ class Residents:
 
     async def _load(self, version: Version) -> None:
         """`_changing` is held."""
-        resident = await self._offer(version)
-        new = await self._prepared(version)
+        resident, offered = await self._offer(version)
         if self._serving.find("") is None:
             self._serving.prefer(resident.lane)
             resident.pinned = True
+        new = await self._prepared(offered)
         resident.lane.hold("")
         if resident.loaded is None:
             await self._make_room(new)
@@ -245,9 +242,8 @@ class Residents:
         else:
             await resident.swap(new)
 
-    async def _prepared(self, version: Version) -> Prepared:
+    async def _prepared(self, offered: Offered) -> Prepared:
         """All that can be found out of it while others serve on."""
-        offered = await asyncio.to_thread(describe, version)
         settings = await device.engine_settings(self._settings, offered)
         engine = self._settings.engine if offered.tensors is None else "onnx"
         launch = Launch(offered.name, offered.version, engine, offered.path, settings)

@@ -45,3 +45,15 @@ class Outputs:
     """The one answer to an Inference."""
 
     tensors: tuple[Tensor, ...]
+
+
+def elements(raw: bytes) -> list[bytes]:
+    """Those of a BYTES tensor. ValueError: the lengths in it do not add up."""
+    found, at = [], 0
+    while at < len(raw):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        if end > len(raw):
+            raise ValueError("an element is longer than what is left")
+        found.append(raw[at + 4 : end])
+        at = end
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.engines.engine import EngineError
-from agent.tensor import Tensor
+from agent.tensor import Tensor, elements
 
 Array = NDArray[np.generic]
 
@@ -42,9 +42,9 @@ def dtype(datatype: str) -> np.dtype[np.generic]:
 def to_array(tensor: Tensor) -> Array:
     """No copy, but for BYTES, which must be UTF-8. The door has checked that size and shape agree."""
     if tensor.datatype == "BYTES":
-        elements = np.empty(len(tensor), object)
-        elements[:] = _elements(tensor.data)
-        return elements.reshape(tensor.shape)
+        texts = np.empty(len(tensor), object)
+        texts[:] = _texts(tensor.data)
+        return texts.reshape(tensor.shape)
     return np.frombuffer(tensor.data, _KINDS[tensor.datatype]).reshape(tensor.shape)
 
 
@@ -63,17 +63,12 @@ def together(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _elements(data: bytes) -> list[str]:
+def _texts(data: bytes) -> list[str]:
     """onnxruntime takes texts, not bytes."""
-    found, at = [], 0
     try:
-        while at < len(data):
-            (size,) = struct.unpack_from("<I", data, at)
-            found.append(data[at + 4 : at + 4 + size].decode())
-            at += 4 + size
+        return [element.decode() for element in elements(data)]
     except UnicodeDecodeError:
         raise EngineError("an element of a BYTES input is not UTF-8") from None
-    return found
 
 
 def _framed(value: object) -> bytes:

@@ -14,12 +14,12 @@ from agent.doors.http.errors import UnsupportedMedia, error_response
 from agent.doors.inference_protocol.answer import write
 from agent.doors.inference_protocol.request import Wanted, read
 from agent.doors.node_face import Node
+from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, BadRequest, Cancelled, ModelNotFound, TooLarge
 from agent.tensor import Inference, Outputs
 from agent.tensor_lane import TensorTicket
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-LARGE_JSON = 64 * 1024  # bytes; to read more than this would hold the event loop up
 _LENGTH = b"inference-header-content-length"
 
 
@@ -65,7 +65,7 @@ class InferRoute:
         if length is not None and not length.isdigit():
             raise BadRequest("Inference-Header-Content-Length must be a number")
         size = None if length is None else int(length)
-        if (len(body) if size is None else size) > LARGE_JSON:
+        if (len(body) if size is None else size) > LARGE:
             return await asyncio.to_thread(read, body, size, model=model, sender=caller.sender)
         return read(body, size, model=model, sender=caller.sender)
 

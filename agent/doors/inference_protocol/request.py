@@ -16,7 +16,7 @@ import msgspec
 
 from agent.doors.inference_protocol import values
 from agent.errors import BadRequest
-from agent.tensor import SIZES, Inference, Tensor
+from agent.tensor import SIZES, Inference, Tensor, elements
 
 MOST_TENSORS = 1024
 MOST_DIMS = 16
@@ -135,7 +135,7 @@ def _check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
             raise BadRequest(f"input '{name}' has {says}")
         return
     try:
-        there = len(values.elements(raw))
+        there = len(elements(raw))
     except ValueError as error:
         raise BadRequest(f"input '{name}': {error}") from None
     if there != count:

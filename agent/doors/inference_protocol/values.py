@@ -8,6 +8,7 @@ from array import array
 from typing import Any
 
 from agent.errors import BadRequest
+from agent.tensor import elements
 
 _CODES = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
@@ -39,18 +40,6 @@ def from_raw(datatype: str, raw: bytes) -> list[Any]:
     if _SWAPS:
         values.byteswap()
     return values.tolist()
-
-
-def elements(raw: bytes) -> list[bytes]:
-    """Those of a BYTES tensor. ValueError: the lengths in it do not add up."""
-    found, at = [], 0
-    while at < len(raw):
-        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-        if end > len(raw):
-            raise ValueError("an element is longer than what is left")
-        found.append(raw[at + 4 : end])
-        at = end
-    return found
 
 
 def _pack(datatype: str, flat: list[Any]) -> bytes:
