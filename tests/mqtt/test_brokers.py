@@ -138,6 +138,7 @@ def test_a_result_that_the_broker_cannot_bear_does_not_stop_the_others(
     """With MQTT 5 a broker says its bound; with 3.1.1 it ends the connection, each time."""
     broker = start_broker("max_packet_size 20000")
     agent = start_agent(AUTOGLM_NODE="big", AUTOGLM_MQTT_VERSION=version, AUTOGLM_MQTT_URL=broker.url)
+    agent.connected()
     with Client(broker.port, "autoglm/v1/big/results/#") as client:
         client.publish("autoglm/v1/big/prompts", chat("big", "x" * 2000, n=16))
         for number in range(3):
@@ -154,7 +155,7 @@ def test_a_response_topic_that_the_broker_denies_stops_nobody(
     """With `message_size_limit`, this mosquitto ends the connection at each denied publication."""
     (tmp_path / "acl").write_text("topic readwrite autoglm/#\n")
     broker = start_broker(f"acl_file {tmp_path}/acl\nmessage_size_limit 1000000")
-    agent = start_agent(AUTOGLM_NODE="denied", AUTOGLM_MQTT_URL=broker.url)
+    agent = start_agent(AUTOGLM_NODE="denied", AUTOGLM_MQTT_URL=broker.url).connected()
     with Client(broker.port, "autoglm/v1/denied/results/#") as client:
         for number in range(5):
             client.publish("autoglm/v1/denied/prompts", chat(f"denied-{number}"), reply=f"not/for/{number}")
@@ -175,7 +176,7 @@ def test_an_accepted_prompt_waits_longer_than_one_request_may_take(
         AUTOGLM_MAX_BATCH_SIZE="1",
         AUTOGLM_REQUEST_TIMEOUT_S="3",
         ECHO_STEP_SECONDS="0.01",
-    )
+    ).connected()
     with Client(broker.port, "autoglm/v1/patient/results/#") as client:
         for number in range(10):
             client.publish("autoglm/v1/patient/prompts", chat(f"p-{number}", "x" * 40))

@@ -37,6 +37,7 @@ def test_the_acl_keeps_senders_apart(
     kept = [line for line in BLOCKS["conf"].splitlines() if not line.startswith(skip)]
     broker = start_broker("\n".join(kept).replace("/etc/mosquitto", str(tmp_path)))
     agent = start_agent(AUTOGLM_NODE="edge-1", AUTOGLM_MQTT_URL=f"mqtt://edge-1:pass@127.0.0.1:{broker.port}")
+    agent.connected()
     all_results = "autoglm/v1/edge-1/results/#"
     with (
         Client(broker.port, "autoglm/v1/edge-1/results/ann/#", "answers/ann/#", login="ann:pass") as ann,

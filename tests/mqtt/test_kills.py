@@ -185,7 +185,7 @@ def test_a_full_disk_is_not_acked_for_and_serving_goes_on(
         AUTOGLM_NODE="full",
         AUTOGLM_MQTT_URL=broker.url,
         AUTOGLM_LOG_LEVEL="error",
-    )
+    ).connected()
     node = Node(agent, broker, "full")
     with node.client(node.topic("results", "#"), node.topic("status")) as client:
         client.publish(node.topic("prompts"), chat("before", "there is room"))
@@ -219,7 +219,7 @@ def test_the_real_model_answers_once_through_a_kill(
         AUTOGLM_FLASH_ATTENTION="on",
         AUTOGLM_NODE="real",
         AUTOGLM_MQTT_URL=broker.url,
-    )
+    ).connected()
     node = Node(agent, broker, "real")
     ids = [f"real-{number}" for number in range(8)]
     with node.client(node.topic("results", "#"), client_id="real-receiver") as client:

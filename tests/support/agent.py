@@ -100,6 +100,14 @@ class Agent:
             time.sleep(0.05)
         raise AssertionError(f"no 200 from {path} in {seconds} s:\n{self.log[-4000:]}")
 
+    def connected(self) -> Agent:
+        """Waits until its broker has its subscriptions: what was published before that is lost."""
+        until = time.monotonic() + 60
+        while self.status()["doors"].get("mqtt") != "connected":
+            assert time.monotonic() < until, self.log[-3000:]
+            time.sleep(0.05)
+        return self
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(self.base_url + "/status", timeout=10).json()
         return found
