@@ -1,4 +1,4 @@
-"""What lanes of text and of tensors share: their Model, its Worker, and whether it can be asked."""
+"""What lanes of text and of tensors share: their Version, its Worker, and whether it can be asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from agent.telemetry import ModelTelemetry
 
 
 class BaseLane:
-    """`on_use` is told of each Request that comes in, and its keep_alive: it may need a Worker started."""
+    """`on_use` is told of each Request that comes in, and its keep_alive: it may need a Worker started.
+
+    `elsewhere` tells which lane can take what this one's Worker cannot go on with.
+    """
 
     def __init__(
         self,
@@ -24,8 +27,10 @@ class BaseLane:
         telemetry: ModelTelemetry,
         limits: Limits,
         on_use: Callable[[Any, float | None], None],
+        elsewhere: Callable[[Any], Any],
     ) -> None:
-        self.model = model  # the Version that is served, or will be
+        self.model = model
+        self._elsewhere = elsewhere
         self._settings = settings
         self._telemetry = telemetry
         self._limits = limits
@@ -40,6 +45,10 @@ class BaseLane:
         if self._supervisor.state is not State.READY:
             return False, self._supervisor.reason
         return not self._held, self._held
+
+    def attach(self, supervisor: Supervisor) -> None:
+        """From now on this Worker serves."""
+        self._supervisor = supervisor
 
     def _check_health(self) -> None:
         one = self._supervisor

@@ -13,6 +13,8 @@ from typing import Any
 import structlog
 
 from agent import __version__, log, systemd
+from agent.arrivals import Arrivals
+from agent.canaries import Trial
 from agent.config import Settings
 from agent.data_dir import only_one
 from agent.pulls import Report
@@ -21,7 +23,7 @@ from agent.serving import Serving
 from agent.telemetry import Telemetry
 from agent.templates import Templates
 from models.manifest import Manifest
-from models.shelf import Shelf, split_name
+from models.shelf import Shelf
 
 logger = structlog.get_logger()
 
@@ -36,6 +38,7 @@ class Node:
         self.serving = Serving(self.telemetry)
         self.shelf = Shelf(settings.data_dir / "models")
         self.residents = Residents(settings, self.serving, self.shelf, self.telemetry, self.templates, report)
+        self._arrivals = Arrivals(self.shelf, self.residents)
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
@@ -56,9 +59,11 @@ class Node:
             "settings": self.settings.public(),
         }
 
-    async def pull(self, source: str, name: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Put a Version on the shelf, and serve it if it is of the Model served. Rows of progress."""
-        async for row in self.residents.pull(source, name):
+    async def pull(
+        self, source: str, name: str | None = None, trial: Trial | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Put a Version on the shelf, and serve or try it if it is of a Model served. Rows of progress."""
+        async for row in self._arrivals.pull(source, name, trial):
             yield row
 
     async def remove(self, name: str) -> list[Manifest]:
@@ -67,11 +72,23 @@ class Node:
 
     async def load(self, name: str) -> None:
         """Load `model` or `model:version` now. ModelError where it cannot be."""
-        await self.residents.load(await asyncio.to_thread(self.shelf.get, *split_name(name)))
+        await self.residents.load_named(name)
 
     async def unload(self, name: str) -> None:
         """Free a Model's memory. NotOnShelf."""
         await self.residents.unload(name)
+
+    async def begin_trial(self, name: str, trial: Trial) -> None:
+        """Let `model:version` have a part of the Model's traffic, or none and be its shadow."""
+        await self.residents.canaries.begin(name, trial)
+
+    async def promote(self, name: str) -> str:
+        """A canary becomes the stable Version: which."""
+        return await self.residents.canaries.promote(name)
+
+    async def abort(self, name: str) -> list[str]:
+        """Canaries go: which."""
+        return await self.residents.canaries.abort(name)
 
     def stop(self) -> None:
         """Once: let running answers end first. Twice: end now."""
@@ -89,6 +106,7 @@ class Node:
                     group.create_task(work)
                     for work in (
                         self.residents.run(),
+                        self.serving.shadow.run(),
                         self._tell_systemd(),
                         self._watchdog(),
                         self._open("http"),

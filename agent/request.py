@@ -47,6 +47,7 @@ class Request:
     priority: int = 5  # 0 to 9, 9 is served first
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for fairness and limits: "http:<key name>", "mqtt:<sender>"
+    session: str = ""  # who keeps the Version that answered; "" is nobody
     durable: bool = False  # run again after a Worker's death even if Chunks were out: nobody has seen them
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
     patient: bool = False  # its wall time begins when a Worker has it, not while it waits

@@ -1,56 +1,77 @@
-"""One Model on this node: at rest on the shelf, or loaded in a Worker of its own."""
+"""One Model on this node: its live Versions, at rest on the shelf or loaded in Workers of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
 
 from agent.config import Settings
+from agent.errors import Unavailable
 from agent.offered import Offered
-from agent.serving import Lane
-from agent.supervisor import Deadlines, Launch, State, Supervisor
-from agent.telemetry import ModelTelemetry
+from agent.replica import Prepared, Replica
+from agent.route import Lane, Live, Route
 from models import onnx
 from models.errors import ModelError
 from models.gguf import read_header
 from models.shelf import Version
 
+log = structlog.get_logger()
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A Version, ready to be loaded."""
-
-    offered: Offered
-    launch: Launch
-    need: int  # bytes of memory, predicted
+Elsewhere = Callable[[Lane], Lane | None]
 
 
 class Resident:
     """Changes come one at a time; whoever calls them has made room in the memory."""
 
     def __init__(
-        self, lane: Lane, settings: Settings, telemetry: ModelTelemetry, tasks: asyncio.TaskGroup
+        self,
+        offered: Offered,
+        make: Callable[[Offered, Elsewhere], Replica],
+        settings: Settings,
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        self.lane = lane
-        self.loaded: Prepared | None = None
+        self._make = make
+        self._tasks = tasks
+        self._replicas: dict[Live, list[Replica]] = {}
+        self._prepared: dict[Live, Prepared] = {}  # those that are loaded
+        self.route = Route(self._new(offered))
+        self.instances = 1  # Workers of the stable Version
         self.pinned = False  # never unloaded but by command
         self.keep_alive = settings.keep_alive  # seconds without use; negative: for ever
         self.used = time.monotonic()  # when it last had something to do
-        self._settings = settings
-        self._telemetry = telemetry
-        self._tasks = tasks
-        self._lane_runs = tasks.create_task(lane.run())
-        self._supervisor: Supervisor | None = None
-        self._supervisor_runs: asyncio.Task[None] | None = None
 
     @property
     def model(self) -> str:
-        return self.lane.model.name
+        return self.route.model.name
+
+    @property
+    def loaded(self) -> Prepared | None:
+        """The stable Version, where it is loaded."""
+        return self._prepared.get(self.route.stable)
+
+    @property
+    def versions(self) -> set[str]:
+        """All that are live, while any is loaded or tried."""
+        if not self._prepared and not self.route.canaries:
+            return set()
+        return {live.model.version for live in self.route.live}
+
+    @property
+    def need(self) -> int:
+        """Bytes of memory that its Workers take, predicted."""
+        return sum(new.need * len(self._replicas[live]) for live, new in self._prepared.items())
+
+    @property
+    def idle(self) -> bool:
+        return not any(lane.load for lane in self.route.lanes())
 
     def idle_s(self, now: float) -> float:
         """How long it has had nothing to do."""
-        if not self.lane.idle:
+        if not self.idle:
             self.used = now
         return now - self.used
 
@@ -58,61 +79,153 @@ class Resident:
         """Whether nobody has used it for so long that its memory is to be freed."""
         if not self.loaded or self.pinned or self.keep_alive < 0:
             return False
-        return self.idle_s(now) > self.keep_alive and self.lane.idle
+        return self.idle_s(now) > self.keep_alive and self.idle
 
     def alive(self, within_s: float) -> bool:
-        """Whether the supervisor made progress lately."""
-        one = self._supervisor
-        if one is None or one.state is State.STOPPED:
-            return True
-        return time.monotonic() - one.progressed < within_s + 1
+        """Whether the supervisors made progress lately."""
+        return all(one.alive(within_s) for ones in self._replicas.values() for one in ones)
+
+    # The stable Version.
+
+    def offer(self, offered: Offered) -> None:
+        """Let another Version be the stable one. Not while one is loaded."""
+        if offered.version != self.route.stable.model.version:
+            self._switch(self.route.find(offered.version) or self._new(offered))
 
     async def load(self, new: Prepared) -> bool:
-        """Start a Worker, wait for its first load. False: that failed; the supervisor goes on trying."""
-        deadlines = Deadlines(self._settings.worker_deadline_s, self._settings.load_deadline_s)
-        supervisor = Supervisor(new.launch, self.lane, deadlines, self._telemetry)
-        self._supervisor, self.loaded, self.used = supervisor, new, time.monotonic()
-        self.lane.attach(new.offered, supervisor)
-        self._supervisor_runs = self._tasks.create_task(supervisor.run())
-        await supervisor.settled.wait()
-        return supervisor.state is State.READY
+        """Load the stable Version. False: that failed; its supervisor goes on trying."""
+        self._prepared[self.route.stable] = new
+        self.used = time.monotonic()
+        return await self._start(self.route.stable, new)
 
-    async def swap(self, new: Prepared) -> None:
-        """Drain, then load. ModelError, and the former Version, where the new one does not load."""
-        former = self.loaded
-        self.lane.hold("a new Version is being loaded")
-        try:
-            await self._end()
-            if await self.load(new) or former is None:
-                return
-            await self._end()
-            await self.load(former)
-            raise ModelError(f"version {new.launch.version} does not load; the former one serves on")
-        finally:
-            self.lane.hold("")
+    async def swap(self, new: Prepared, *, beside: bool) -> None:
+        """Another Version in place of the stable one, loaded `beside` it, or after it where memory is short.
+
+        ModelError, and the former one serves on, where the new one does not load.
+        """
+        former, began = self.route.stable, time.monotonic()
+        if not beside:
+            await self._unload(former, "a new Version is being loaded")
+            for lane in former.lanes:
+                lane.hold("a new Version is being loaded")
+        live = self._new(new.offered)
+        self._prepared[live] = new
+        if await self._start(live, new):
+            if not beside:
+                log.warning("nobody was served", model=self.model, for_s=round(time.monotonic() - began, 1))
+            return self._switch(live)
+        await self._drop(live)
+        if not beside:
+            await self._start(former, self._prepared[former])
+        raise ModelError(f"version {new.offered.version} does not load; the former one serves on")
 
     async def unload(self) -> None:
-        """Drain, then stop the Worker. A Request that comes meanwhile waits, and loads it again."""
-        self.lane.hold("the model is being unloaded")
-        try:
-            await self._end()
-        finally:
-            self.lane.hold("")
-        self.lane.detach()
+        """Drain, then stop all Workers. A Request that comes meanwhile waits, and loads them again."""
+        self._prepared.clear()
+        for live in self.route.live:
+            await self._unload(live, "the model is being unloaded")
 
     async def stop(self) -> None:
         """The agent ends, or the Model was removed."""
-        if self._supervisor:
-            await self._supervisor.stop()
-        self._lane_runs.cancel()
+        for ones in self._replicas.values():
+            for one in ones:
+                await one.stop()
 
-    async def _end(self) -> None:
-        if self._supervisor is None or self._supervisor_runs is None:
-            return
-        await self.lane.drain(self._settings.drain_s)
-        await self._supervisor.stop()
-        await asyncio.wait({self._supervisor_runs})
-        self._supervisor = self._supervisor_runs = self.loaded = None
+    # Canaries.
+
+    def plan(self, offered: Offered, weight: float, shadow: bool) -> Live:
+        """Let a Version be live beside the stable one. It has no turns until it is loaded."""
+        live = self.route.find(offered.version)
+        if live is None:
+            live = self._new(offered)
+            self.route.canaries.append(live)
+        live.weight, live.shadow = weight, shadow
+        return live
+
+    async def load_canary(self, live: Live, new: Prepared) -> None:
+        """ModelError, and it is at rest, where it does not load."""
+        self._prepared[live] = new
+        if not await self._start(live, new):
+            why = live.ready()[1]
+            del self._prepared[live]
+            await self._unload(live, "it does not load")
+            raise ModelError(f"version {new.offered.version} does not load: {why}")
+
+    def resting_canaries(self) -> list[Live]:
+        """Those that are not loaded."""
+        return [live for live in self.route.canaries if live not in self._prepared]
+
+    def rests(self, lane: Lane) -> bool:
+        """Whether this lane's Version has no Worker."""
+        return not any(lane in live.lanes for live in self._prepared)
+
+    async def promote(self, live: Live) -> None:
+        """A canary becomes the stable Version."""
+        self._switch(live)
+        if live in self._prepared:
+            await self._fill(live)
+
+    def abort(self, live: Live) -> None:
+        """A canary is live no longer."""
+        self.route.canaries.remove(live)
+        self._tasks.create_task(self._retire(live))
+
+    # All of them.
+
+    def _new(self, offered: Offered) -> Live:
+        """A Version with one lane; more come when it is loaded."""
+        replica = self._make(offered, lambda lane: self.route.other(lane))
+        live = Live([replica.lane])
+        self._replicas[live] = [replica]
+        return live
+
+    async def _start(self, live: Live, new: Prepared) -> bool:
+        for replica in self._replicas[live]:
+            if not await replica.load(new):
+                return False
+        if live not in self.route.canaries:
+            await self._fill(live)
+        return True
+
+    async def _fill(self, live: Live) -> None:
+        """As many Workers as the Model is to have."""
+        replicas = self._replicas[live]
+        while len(replicas) < self.instances:
+            replica = self._make(live.lanes[0].model, lambda lane: self.route.other(lane))
+            replicas.append(replica)
+            live.lanes.append(replica.lane)
+            await replica.load(self._prepared[live])
+
+    def _switch(self, live: Live) -> None:
+        """From now on this Version is the stable one; the former ends its answers and goes."""
+        former, self.route.stable = self.route.stable, live
+        if live in self.route.canaries:
+            self.route.canaries.remove(live)
+            live.weight, live.shadow = 0.0, False
+        for canary in list(self.route.canaries):
+            if type(canary.lanes[0]) is not type(live.lanes[0]):
+                log.warning(
+                    "a canary of another kind is gone", model=self.model, version=canary.model.version
+                )
+                self.abort(canary)
+        self._tasks.create_task(self._retire(former))
+
+    async def _retire(self, live: Live) -> None:
+        """What waits, and what cannot be ended in time, goes on with the stable Version."""
+        await asyncio.gather(*(one.retire(self.route.stable.lane) for one in self._replicas[live]))
+        del self._replicas[live]
+        self._prepared.pop(live, None)
+
+    async def _unload(self, live: Live, why: str) -> None:
+        for replica in self._replicas[live]:
+            await replica.unload(why)
+
+    async def _drop(self, live: Live) -> None:
+        """It did not load."""
+        for replica in self._replicas.pop(live):
+            replica.lane.abandon(Unavailable(f"version {live.model.version} does not load", retry_after=10))
+            await replica.stop()
+        self._prepared.pop(live, None)
 
 
 def describe(version: Version) -> Offered:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
 
-from agent import device, memory
+from agent.canaries import Canaries
+from agent.changes import Changes
 from agent.config import Settings
 from agent.errors import Conflict, Unavailable
 from agent.limits import Limits
 from agent.offered import Offered
-from agent.pulls import Report, first, started
-from agent.resident import Prepared, Resident, describe
-from agent.serving import Lane, Serving
-from agent.supervisor import Launch
-from agent.telemetry import ModelTelemetry, Telemetry
+from agent.pulls import Report, first
+from agent.replica import Prepared, Replica, prepared
+from agent.resident import Elsewhere, Resident, describe
+from agent.room import make_room
+from agent.route import Lane
+from agent.serving import Serving
+from agent.telemetry import Telemetry
 from agent.templates import Templates
 from agent.tensor_lane import TensorLane
 from agent.text_lane import TextLane
@@ -48,9 +51,16 @@ class Residents:
         self._templates = templates
         self._report = report
         self._limits = Limits(settings)
+        self._changes = Changes()
+        self.canaries = Canaries(
+            settings.data_dir / "canaries.json",
+            shelf,
+            self._changes.whole,
+            self._resident,
+            self._ready_beside,
+        )
         self._all: dict[str, Resident] = {}  # by Model
         self._coming: set[str] = set()  # Models that are about to be loaded because somebody asks
-        self._changing = asyncio.Lock()  # what one load needs of the memory must not be promised to another
         self._group: asyncio.TaskGroup | None = None
         self.settled = asyncio.Event()  # the first load has ended, well or badly
 
@@ -58,6 +68,7 @@ class Residents:
         """Offer what is on the shelf, get and load the default Model, unload what nobody uses."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            self._changes.begin(group)
             group.create_task(self._offer_shelf())
             await self._begin()
             self.settled.set()
@@ -72,67 +83,56 @@ class Residents:
     async def close(self) -> None:
         await asyncio.gather(*(one.stop() for one in self._all.values()))
 
-    async def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
-        """Rows of progress, then what was pulled. A loaded Model changes to it. Raises ModelError."""
-        task, rows = started(source, name, self._shelf)
-        try:
-            while (progress := await rows.get()) is not None:
-                yield {"phase": progress.phase, "done": progress.done, "total": progress.total}
-            version = await task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-        if self._is_wanted(version):
-            yield {"phase": "load", "done": 0, "total": None}
-            await self.load(version)
-        else:
-            await self._offer(version)
-        yield {"model": version.model, "version": version.version, "path": str(version.path)}
-
     async def load(self, version: Version) -> None:
-        """Serve this Version: by drain and swap where another of its Model is loaded.
+        """Serve this Version, in place of another one of its Model that is loaded.
 
-        Raises ModelError, and the former one serves on, where it does not load. It goes on where the caller
-        is cancelled: half a swap would serve nothing.
+        Raises ModelError, OSError, and the former one serves on, where it does not load.
         """
-        outcome: asyncio.Future[ModelError | OSError | None] = asyncio.get_running_loop().create_future()
+        await self._changes.whole(lambda: self._load(version))
 
-        async def work() -> None:
-            try:
-                async with self._changing:
-                    await self._load(version)
-                outcome.set_result(None)
-            except (ModelError, OSError) as error:
-                log.error("a Version cannot be served", version=version.version, error=str(error))
-                outcome.set_result(error)
-
-        self._go(work())
-        if error := await asyncio.shield(outcome):
-            raise error
+    async def load_named(self, name: str) -> None:
+        """`model`: what serves it, or would; `model:version`: that. Raises as `load` does; NotOnShelf."""
+        model, version = split_name(name)
+        if version is None:
+            await self.load(await asyncio.to_thread(self._newest, model))
+        else:
+            await self.load(await asyncio.to_thread(self._shelf.get, model, version))
 
     async def unload(self, name: str) -> None:
         """Free a Model's memory; it is offered still, and loaded again when somebody asks. NotOnShelf."""
-        resident = self._all.get(split_name(name)[0])
-        if resident is None:
-            raise NotOnShelf(f"{name} is not on the shelf: see `autoglm models`")
-        async with self._changing:
-            await resident.unload()
+        await self._changes.whole(self._resident(name).unload)
+
+    async def offer(self, version: Version) -> None:
+        """Let this Version answer for its Model from the next load on. BadFile, OSError."""
+        await self._changes.whole(lambda: self._offer(version))
+
+    def wants(self, version: Version) -> bool:
+        """Whether what was pulled is to be loaded now: its Model is, or nothing is served at all."""
+        resident = self._all.get(version.model)
+        if resident and resident.loaded:
+            return resident.loaded.offered.version != version.version
+        return self._serving.find("") is None or (resident is not None and resident.pinned)
 
     async def remove(self, name: str) -> list[Manifest]:
         """Take `model` or `model:version` off the shelf. NotOnShelf, or Conflict where it is loaded."""
         model, version = split_name(name)
-        async with self._changing:  # what a swap goes to, or may fall back to, stays
+        async with self._changes.alone():  # what a swap goes to, or may fall back to, stays
             resident = self._all.get(model)
-            loaded = resident.loaded.offered if resident and resident.loaded else None
-            if loaded and version in (None, loaded.version):
+            live = resident.versions if resident else set()
+            if live and (version is None or version in live):
                 raise Conflict(
-                    f"{model}:{loaded.version} is being served. To remove it, unload it first;"
-                    f" to remove another version, name it: {model}:VERSION"
+                    f"{model}:{version or min(live)} is being served. To remove it, unload it first, or"
+                    f" `autoglm abort` it; to remove another version, name it: {model}:VERSION"
                 )
             gone = await asyncio.to_thread(self._shelf.remove, model, version)
-            if resident and not loaded:
+            if resident and not resident.loaded:
                 await self._reconsider(resident)
             return gone
+
+    def _resident(self, name: str) -> Resident:
+        if resident := self._all.get(split_name(name)[0]):
+            return resident
+        raise NotOnShelf(f"{name or 'this model'} is not on the shelf: see `autoglm models`")
 
     # The first Model.
 
@@ -149,11 +149,22 @@ class Residents:
         if version is None or helped():
             return
         try:
-            await self.load(version)
+            await self.load(await asyncio.to_thread(self._last_served, version))
         except (ModelError, OSError) as error:
             self._serving.hold(f"the model cannot be loaded: {error}")
-            if lane := self._all.get(version.model):
-                lane.lane.hold(f"the model cannot be loaded: {error}")
+            if resident := self._all.get(version.model):
+                for lane in resident.route.stable.lanes:
+                    lane.hold(f"the model cannot be loaded: {error}")
+
+    def _last_served(self, found: Version) -> Version:
+        """Of the Model that the settings name: what was pulled or promoted since then."""
+        if self._settings.model.endswith(f":{found.version}"):
+            return found
+        return self._newest(found.model)
+
+    def _newest(self, model: str) -> Version:
+        """That is not on trial. NotOnShelf."""
+        return self.canaries.stable(self._shelf.get(model))
 
     # Coming and going.
 
@@ -164,7 +175,8 @@ class Residents:
                 continue
             seen.add(version.model)
             try:
-                await self._offer(version)
+                async with self._changes.alone():
+                    await self._offer(await asyncio.to_thread(self.canaries.stable, version))
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
 
@@ -172,99 +184,95 @@ class Residents:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
         offered = await asyncio.to_thread(describe, version)
         resident = self._all.get(version.model)
-        if resident is not None:
-            if resident.loaded is None:
-                resident.lane.offer(offered)
-            return resident, offered
-        telemetry = self._telemetry.model(offered.name)
-        lane = self._lane(offered, telemetry)
-        resident = Resident(lane, self._settings, telemetry, self._tasks())
-        self._all[offered.name] = resident
-        self._serving.open(lane)
+        if resident is None:
+            resident = Resident(offered, self._replica, self._settings, self._tasks())
+            self._all[offered.name] = resident
+            self._serving.open(resident.route)
+            await self.canaries.plan(resident)
+        elif resident.loaded is None and resident.route.model.version != offered.version:
+            resident.offer(offered)
+            await self.canaries.keep(resident)
         return resident, offered
 
-    def _lane(self, offered: Offered, telemetry: ModelTelemetry) -> Lane:
+    def _replica(self, offered: Offered, elsewhere: Elsewhere) -> Replica:
+        telemetry = self._telemetry.model(offered.name, offered.version)
+        common: Any = (self._limits, self._used, elsewhere)
+        lane: Lane
         if offered.tensors is not None:
-            return TensorLane(offered, self._settings, telemetry, self._limits, self._used)
-        return TextLane(offered, self._settings, telemetry, self._templates, self._limits, self._used)
+            lane = TensorLane(offered, self._settings, telemetry, *common)
+        else:
+            lane = TextLane(offered, self._settings, telemetry, self._templates, *common)
+        version = (offered.name, offered.version)
+        return Replica(
+            lane, self._settings, telemetry, self._tasks(), lambda: self._telemetry.forget(*version)
+        )
 
     async def _reconsider(self, resident: Resident) -> None:
         """Versions of a Model at rest were removed."""
         try:
-            await self._offer(await asyncio.to_thread(self._shelf.get, resident.model))
+            await self._offer(await asyncio.to_thread(self._newest, resident.model))
         except (ModelError, OSError):
             del self._all[resident.model]
-            self._serving.shut(resident.lane)
+            self._serving.shut(resident.route)
             await resident.stop()
-
-    def _is_wanted(self, version: Version) -> bool:
-        """Whether what was pulled is to be loaded now: its Model is, or nothing is served at all."""
-        resident = self._all.get(version.model)
-        if resident and resident.loaded:
-            return resident.loaded.offered.version != version.version
-        return self._serving.find("") is None or (resident is not None and resident.pinned)
 
     def _used(self, lane: Lane, keep_alive: float | None) -> None:
         resident = self._all[lane.model.name]
         resident.used = time.monotonic()
         if keep_alive is not None:
             resident.keep_alive = keep_alive
-        if resident.loaded is None and resident.model not in self._coming:
+        if resident.rests(lane) and resident.model not in self._coming:
             self._coming.add(resident.model)
             self._go(self._load_for_use(resident))
 
     async def _load_for_use(self, resident: Resident) -> None:
+        why = "see the agent's log"
         try:
-            async with self._changing:
+            async with self._changes.alone():
                 if resident.loaded is None:
-                    model = resident.lane.model
+                    model = resident.route.model
                     await self._load(await asyncio.to_thread(self._shelf.get, model.name, model.version))
+                else:
+                    await self.canaries.load(resident)
         except (ModelError, OSError) as error:
             log.error("a model that is asked for cannot be loaded", model=resident.model, error=str(error))
-            resident.lane.abandon(Unavailable(f"the model cannot be loaded: {error}", retry_after=10))
+            why = str(error)
         finally:
             self._coming.discard(resident.model)
+            for lane in filter(resident.rests, resident.route.lanes()):
+                lane.abandon(Unavailable(f"the model cannot be loaded: {why}", retry_after=10))
 
     async def _load(self, version: Version) -> None:
-        """`_changing` is held."""
+        """Nothing else changes meanwhile."""
         resident, offered = await self._offer(version)
         if self._serving.find("") is None:
-            self._serving.prefer(resident.lane)
+            self._serving.prefer(resident.route)
             resident.pinned = True
-        new = await self._prepared(offered)
-        resident.lane.hold("")
+        new = await prepared(self._settings, offered)
         if resident.loaded is None:
-            await self._make_room(new)
+            await make_room(new, self._all.values())
             if not await resident.load(new) and not resident.pinned:  # a pinned one is tried again
-                why = resident.lane.ready()[1]
+                why = resident.route.stable.ready()[1]
                 await resident.unload()
                 raise ModelError(f"{version.model} does not load: {why}")
-        else:
-            await resident.swap(new)
+        elif resident.route.find(version.version) in resident.route.canaries:
+            await self.canaries.make_stable(resident, version.version)
+        elif resident.loaded.offered.version != version.version:
+            instead = resident.loaded.need * len(resident.route.stable.lanes)
+            room = await make_room(new, self._all.values(), beside=resident, instead=instead)
+            await resident.swap(new, beside=room)
+            await self.canaries.keep(resident)
+        await self.canaries.load(resident)
 
-    async def _prepared(self, offered: Offered) -> Prepared:
-        """All that can be found out of it while others serve on."""
-        settings = await device.engine_settings(self._settings, offered)
-        engine = self._settings.engine if offered.tensors is None else "onnx"
-        launch = Launch(offered.name, offered.version, engine, offered.path, settings)
-        return Prepared(offered, launch, memory.need(offered, settings))
-
-    async def _make_room(self, new: Prepared) -> None:
-        """Unload the Models that were idle for longest, until there is memory enough. NoMemory."""
-        now, need = time.monotonic(), new.need
-        idle = [one for one in self._all.values() if one.loaded and not one.pinned and one.lane.idle]
-        idle.sort(key=lambda one: one.idle_s(now))
-        there = memory.available()
-        if there + sum(one.loaded.need for one in idle if one.loaded) < need:
-            raise memory.NoMemory(new.offered.name, need, there)
-        while idle and memory.available() < need:
-            victim = idle.pop()
-            log.info("unloaded to make room", model=victim.model, wanted=new.offered.name)
-            await victim.unload()
+    async def _ready_beside(self, resident: Resident, offered: Offered) -> Prepared:
+        """A canary, beside its Model's stable Version. NoMemory."""
+        new = await prepared(self._settings, offered)
+        await make_room(new, self._all.values(), beside=resident)
+        return new
 
     async def _unload_idle(self) -> None:
         for resident in [one for one in self._all.values() if one.is_over(time.monotonic())]:
-            async with self._changing:
+            async with self._changes.alone():
                 if resident.is_over(time.monotonic()):
                     log.info("unloaded: nobody used it", model=resident.model, for_s=resident.keep_alive)
                     await resident.unload()

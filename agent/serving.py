@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from agent.errors import AgentError, BadRequest, ModelNotFound, Unavailable
 from agent.job import TextTicket
 from agent.offered import Offered
 from agent.request import Request
+from agent.route import Lane, Live, Route
+from agent.shadow import Shadow
 from agent.supervisor import State
 from agent.telemetry import Telemetry
 from agent.tensor import Inference
 from agent.tensor_lane import TensorLane, TensorTicket
 from agent.text_lane import TextLane
-
-Lane = TextLane | TensorLane
 
 NAMED = 8  # Models that an error message lists
 
@@ -25,10 +26,11 @@ class Serving:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._lanes: dict[str, Lane] = {}  # by Model
-        self._default: Lane | None = None  # where no Model is named
+        self._routes: dict[str, Route] = {}  # by Model
+        self._default: Route | None = None  # where no Model is named
         self._held = "no model is loaded yet"  # why there is no default
         self._closed = False
+        self.shadow = Shadow(telemetry, self._busy)
 
     # What doors call.
 
@@ -50,63 +52,75 @@ class Serving:
     def infer(self, asked: Inference) -> TensorTicket:
         """Take an Inference in. Raises as `submit` does."""
         try:
-            lane = self._lane(asked.model, [asked.id])
+            route = self._route(asked.model, [asked.id])
+            lane = self._lane(route, asked.model, asked.session or asked.id)
             if isinstance(lane, TextLane):
                 says = f"{lane.model.name} generates text: ask it by /v1/chat/completions or /v1/completions"
                 raise BadRequest(says)
-            return lane.infer(asked)
+            ticket = lane.infer(asked)
+            self.shadow.follow(route, ticket)
+            return ticket
         except AgentError as error:
             self._telemetry.refused.labels(code=error.code).inc()
             raise
 
     def offered(self) -> list[Offered]:
-        """What can be asked, loaded or not; the default first."""
-        lanes = sorted(self._lanes.values(), key=lambda lane: (lane is not self._default, lane.model.name))
-        return [lane.model for lane in lanes]
+        """What can be asked by a Model's name, loaded or not; the default first."""
+        return [route.model for route in self._sorted()]
+
+    def live(self, model: str) -> list[Offered]:
+        """The Versions of a Model among which its traffic is shared; the stable one first."""
+        route = self._routes.get(model)
+        return [one.model for one in route.live] if route else []
 
     def find(self, name: str) -> Offered | None:
-        """The Model that answers to this name; "" is the default."""
-        lane = self._find(name)
-        return lane.model if lane else None
+        """What answers to `model` or `model:version`; "" is the default."""
+        live = self._find(name)
+        return live.model if live else None
 
     def ready(self, name: str = "") -> tuple[bool, str]:
         """Whether a Model, the default unless named, would answer now, and why not."""
-        lane = self._find(name)
-        return lane.ready() if lane else (False, self._held)
+        live = self._find(name)
+        return live.ready() if live else (False, self._held)
 
     def status(self) -> dict[str, Any]:
-        """For `/status`: sums over all Models, each of them, and the default's Worker."""
-        told = [(lane, lane.status()) for lane in self._lanes.values()]
+        """For `/status`: sums over all Models, a row for each of their Workers, and the default's Worker."""
+        routes = self._sorted()
+        told = {lane: lane.status() for route in routes for lane in route.lanes()}
         nobody = {"state": State.STOPPED, "sequences": {"running": 0, "waiting": 0}, "kv_used": 0.0}
+        first = told[self._default.stable.lanes[0]]["worker"] if self._default else nobody
         return {
             "queue": {
-                "requests": sum(one["queue"]["requests"] for _, one in told),
-                "tokens": sum(one["queue"]["tokens"] for _, one in told),
+                "requests": sum(one["queue"]["requests"] for one in told.values()),
+                "tokens": sum(one["queue"]["tokens"] for one in told.values()),
             },
-            "running": sum(one["running"] for _, one in told),
-            "worker": next((one["worker"] for lane, one in told if lane is self._default), nobody),
+            "running": sum(one["running"] for one in told.values()),
+            "worker": first,
             "models": [
-                {**lane.model.public(), "default": lane is self._default, **one}
-                for lane, one in sorted(told, key=lambda pair: pair[0] is not self._default)
+                {**lane.model.public(), **_part(route, live, route is self._default), **told[lane]}
+                for route in routes
+                for live in route.live
+                for lane in live.lanes
             ],
         }
 
     # What the node calls.
 
-    def open(self, lane: Lane) -> None:
+    def open(self, route: Route) -> None:
         """Offer another Model."""
-        self._lanes[lane.model.name] = lane
+        self._routes[route.model.name] = route
 
-    def shut(self, lane: Lane) -> None:
+    def shut(self, route: Route) -> None:
         """Offer it no longer."""
-        del self._lanes[lane.model.name]
-        lane.abandon(Unavailable("the model was taken away", retry_after=5))
-        if lane is self._default:
+        del self._routes[route.model.name]
+        for lane in route.lanes():
+            lane.abandon(Unavailable("the model was taken away", retry_after=5))
+        if route is self._default:
             self._default, self._held = None, "the default model was removed"
 
-    def prefer(self, lane: Lane) -> None:
+    def prefer(self, route: Route) -> None:
         """Let this Model be the default."""
-        self._default = lane
+        self._default = route
 
     def hold(self, why: str) -> None:
         """Why there is no default yet."""
@@ -118,38 +132,69 @@ class Serving:
 
     def abandon(self) -> None:
         """The agent ends: whoever still waits is told."""
-        for lane in self._lanes.values():
+        for lane in self._lanes():
             lane.abandon(Unavailable("the agent is stopping", retry_after=5))
 
     async def drain(self, seconds: float) -> None:
         """Wait, so long at most, until no Worker has a Request."""
-        await asyncio.gather(*(lane.drain(seconds) for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.drain(seconds) for lane in self._lanes()))
 
     def _admit(self, requests: list[Request]) -> list[TextTicket]:
-        lane = self._lane(requests[0].model, [request.id for request in requests])
+        first = requests[0]
+        route = self._route(first.model, [request.id for request in requests])
+        lane = self._lane(route, first.model, first.session or first.id)
         if isinstance(lane, TensorLane):
             name = lane.model.name
             raise BadRequest(
                 f"{name} does not generate text: ask it by /v2/models/{name}/infer", param="model"
             )
-        return lane.admit(requests)
+        tickets = lane.admit(requests)
+        if len(tickets) == 1:
+            self.shadow.follow(route, tickets[0])
+        return tickets
 
-    def _lane(self, name: str, ids: list[str]) -> Lane:
+    def _route(self, name: str, ids: list[str]) -> Route:
         """That of a Model, for Requests with these ids."""
         if self._closed:
             raise Unavailable("the agent is stopping", retry_after=5)
-        lane = self._find(name)
-        if lane is None:
+        model, _, version = name.partition(":")
+        route = self._routes.get(model) if name else self._default
+        if route is None or route.find(version) is None:
             raise self._unknown(name) if name else Unavailable(self._held, retry_after=5)
         for id in ids:
-            if any(one.has(id) for one in self._lanes.values()):
+            if any(one.has(id) for one in self._lanes()):
                 raise BadRequest(f"a request with id {id!r} is running", param="id")
-        return lane
+        return route
 
-    def _find(self, name: str) -> Lane | None:
+    def _lane(self, route: Route, name: str, session: str) -> Lane:
+        """The Version that is named, else whichever is this session's."""
+        version = name.partition(":")[2]
+        live = route.find(version) if version else None
+        return (live or route.choose(session)).lane()
+
+    def _find(self, name: str) -> Live | None:
         if not name:
-            return self._default
-        return next((lane for lane in self._lanes.values() if lane.model.answers_to(name)), None)
+            return self._default.stable if self._default else None
+        model, _, version = name.partition(":")
+        route = self._routes.get(model)
+        return route.find(version) if route else None
+
+    def _lanes(self) -> Iterator[Lane]:
+        for route in self._routes.values():
+            yield from route.lanes()
+
+    def _sorted(self) -> list[Route]:
+        return sorted(self._routes.values(), key=lambda route: (route is not self._default, route.model.name))
+
+    def _busy(self) -> bool:
+        """Whether anybody but shadows has something to do."""
+        return any(
+            lane.load
+            for route in self._routes.values()
+            for live in route.live
+            if not live.shadow
+            for lane in live.lanes
+        )
 
     def _unknown(self, name: str) -> AgentError:
         if self._default is None:  # it may be the one that is still to come
@@ -161,3 +206,13 @@ class Serving:
             f"the model {name!r} is not on this node, which has {listed} (autoglm pull brings others)",
             param="model",
         )
+
+
+def _part(route: Route, live: Live, default: bool) -> dict[str, Any]:
+    """A live Version's part among those of its Model."""
+    if live is route.stable:
+        left = 100 - sum(canary.weight for canary in route.canaries)
+        return {"default": default, "role": "stable", "weight": left}
+    if live.shadow:
+        return {"default": False, "role": "shadow", "weight": 0, "compared": dict(live.compared)}
+    return {"default": False, "role": "canary", "weight": live.weight}

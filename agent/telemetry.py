@@ -12,6 +12,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _TOKEN = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
+_LIKENESS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1)
 _BATCH = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -22,7 +23,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._models: dict[str, ModelTelemetry] = {}
+        self._models: dict[tuple[str, str], ModelTelemetry] = {}
         self._families = _Families(self.registry)
         make = _Maker(self.registry)
         self.refused = make.counter("request_refused", "Requests refused at the door, by code.", "code")
@@ -30,31 +31,44 @@ class Telemetry:
         self.mqtt_messages = make.counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
         self.mqtt_connected = make.gauge("mqtt_connected", "1 while the broker is connected.")
 
-    def model(self, name: str) -> ModelTelemetry:
-        """The metrics of one Model; the same at each call."""
-        if name not in self._models:
-            self._models[name] = ModelTelemetry(self._families, name)
-        return self._models[name]
+    def model(self, name: str, version: str) -> ModelTelemetry:
+        """The metrics of one Version; the same at each call."""
+        key = (name, version)
+        if key not in self._models:
+            self._models[key] = ModelTelemetry(self._families, name, version)
+        return self._models[key]
+
+    def forget(self, name: str, version: str) -> None:
+        """A Version serves no longer: what is of the moment goes; what was counted stays."""
+        if gone := self._models.pop((name, version), None):
+            gone.forget()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
 
 class ModelTelemetry:
-    """One Model's metrics: each has the label `model_name`."""
+    """One Version's metrics: each has the labels `model_name` and `version`."""
 
-    def __init__(self, of: _Families, name: str) -> None:
-        self._families, self._name = of, name
+    def __init__(self, of: _Families, name: str, version: str) -> None:
+        self._families = of
+        self._labels = {"model_name": name, "version": version}
         self._running, self._waiting = self._mine(of.running), self._mine(of.waiting)
         self._waiting_tokens = self._mine(of.waiting_tokens)
         self.rerun, self.queue_time = self._mine(of.rerun), self._mine(of.queue_time)
         self.ttft, self.inter_token, self.e2e = map(self._mine, (of.ttft, of.inter_token, of.e2e))
         self.up, self.load_time = self._mine(of.up), self._mine(of.load_time)
+        self.likeness = self._mine(of.likeness)
         self._kv_use = self._mine(of.kv_use)
         self._prompt_tokens, self._cached_tokens = self._mine(of.prompt_tokens), self._mine(of.cached_tokens)
         self._generation_tokens, self._padded = self._mine(of.generation_tokens), self._mine(of.padded)
         self._steps = self._mine(of.steps)
         self._step_time, self._batch = self._mine(of.step_time), self._mine(of.batch)
+
+    def forget(self) -> None:
+        of = self._families
+        for gauge in (of.running, of.waiting, of.waiting_tokens, of.kv_use, of.up, of.load_time):
+            gauge.remove(*self._labels.values())
 
     def queued(self, running: int, waiting: int, tokens: float) -> None:
         self._running.set(running)
@@ -62,13 +76,13 @@ class ModelTelemetry:
         self._waiting_tokens.set(tokens)
 
     def finished(self, reason: str) -> None:
-        self._families.finished.labels(model_name=self._name, finished_reason=reason).inc()
+        self._families.finished.labels(**self._labels, finished_reason=reason).inc()
 
     def failed(self, code: str) -> None:
-        self._families.failed.labels(model_name=self._name, code=code).inc()
+        self._families.failed.labels(**self._labels, code=code).inc()
 
     def restarted(self, reason: str) -> None:
-        self._families.restarts.labels(model_name=self._name, reason=reason).inc()
+        self._families.restarts.labels(**self._labels, reason=reason).inc()
 
     def heard(self, old: Beat, new: Beat) -> None:
         """What a Worker did between two of its heartbeats."""
@@ -89,15 +103,19 @@ class ModelTelemetry:
             self._step_time.observe(news.seconds)
             self._batch.observe(news.rows)
 
+    def shadowed(self, outcome: str) -> None:
+        """What became of a copy."""
+        self._families.shadowed.labels(**self._labels, outcome=outcome).inc()
+
     def _mine(self, family: M) -> M:
-        return family.labels(model_name=self._name)
+        return family.labels(**self._labels)
 
 
 class _Families:
-    """The metrics that each Model has."""
+    """The metrics that each Version has."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        make = _Maker(registry, "model_name")
+        make = _Maker(registry, "model_name", "version")
         self.running = make.gauge("num_requests_running", "Requests handed to the Worker.")
         self.waiting = make.gauge("num_requests_waiting", "Requests in the queue.")
         self.waiting_tokens = make.gauge("num_tokens_waiting", "Estimated tokens in the queue.")
@@ -118,6 +136,8 @@ class _Families:
         self.kv_use = make.gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
         self.restarts = make.counter("worker_restarts", "Workers lost, by reason.", "reason")
         self.up = make.gauge("worker_ready", "1 while a Worker is ready.")
+        self.shadowed = make.counter("shadow", "Copies for a shadow, by what became of them.", "outcome")
+        self.likeness = make.histogram("shadow_likeness", "Of a shadow's answers, 0 to 1.", _LIKENESS)
         self.load_time = make.gauge("model_load_seconds", "How long the last load took.")
 
 

@@ -37,6 +37,7 @@ class Inference:
     priority: int = 5  # 0 to 9, 9 is served first
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for limits
+    session: str = ""  # who keeps the Version that answered; "" is nobody
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
 
 

@@ -27,7 +27,7 @@ from agent.frames import Answered, Cancel, Infer, Ran
 from agent.job import LIVES
 from agent.limits import Limits
 from agent.offered import Offered
-from agent.supervisor import State, Supervisor
+from agent.supervisor import State
 from agent.telemetry import ModelTelemetry
 from agent.tensor import Inference, Outputs, Tensor
 from agent.ticket import Ticket
@@ -64,8 +64,9 @@ class TensorLane(BaseLane):
         telemetry: ModelTelemetry,
         limits: Limits,
         on_use: Callable[[TensorLane, float | None], None],
+        elsewhere: Callable[[TensorLane], TensorLane | None],
     ) -> None:
-        super().__init__(model, settings, telemetry, limits, on_use)
+        super().__init__(model, settings, telemetry, limits, on_use, elsewhere)
         self._waiting: dict[str, _Job] = {}  # for a Worker
         self._sent: dict[str, _Job] = {}
         self._bytes = 0  # of the inputs of both
@@ -79,9 +80,8 @@ class TensorLane(BaseLane):
         self._check_health()
         check(asked, self.model, self._settings.max_batch_size or MOST_ROWS)
         now, size = time.monotonic(), sum(len(tensor.data) for tensor in asked.inputs)
-        if not self.idle and (
-            len(self._waiting) + len(self._sent) >= self._settings.queue_requests
-            or self._bytes + size > self._settings.queue_bytes
+        if self.load and (
+            self.load >= self._settings.queue_requests or self._bytes + size > self._settings.queue_bytes
         ):
             raise Overloaded("the queue is full", retry_after=1)
         self._limits.check(asked.sender, 1, 0, now)
@@ -89,7 +89,7 @@ class TensorLane(BaseLane):
         deadline = now + self._settings.request_timeout_s
         if asked.deadline is not None:
             deadline = min(deadline, asked.deadline)
-        job = _Job(Ticket(asked, self._cancelled, self.model.name), size, now, deadline)
+        job = _Job(Ticket(asked, self._cancelled, self.model.name, self.model.version), size, now, deadline)
         self._waiting[asked.id] = job
         self._bytes += size
         self._on_use(self, asked.keep_alive)
@@ -104,8 +104,8 @@ class TensorLane(BaseLane):
         return self._status(len(self._waiting), 0, sent, {"running": sent, "waiting": 0}, 0.0)
 
     @property
-    def idle(self) -> bool:
-        return not self._waiting and not self._sent
+    def load(self) -> int:
+        return len(self._waiting) + len(self._sent)
 
     # What the supervisor tells.
 
@@ -122,21 +122,22 @@ class TensorLane(BaseLane):
             self._send_on()
 
     def worker_lost(self, reason: str, *, died: bool) -> None:
-        lost, self._sent = list(self._sent.values()), {}
-        self._waiting = {job.ticket.id: job for job in lost} | self._waiting  # they were there first
-        for job in lost:
+        lost, later, self._sent, self._waiting = self._sent, self._waiting, {}, {}
+        for job in lost.values():
+            self._bytes -= job.bytes
             if died and job.alone:
                 text = f"the request cost {LIVES} Workers their lives ({reason})"
                 self._end(job, InternalError(text))
             else:
                 job.ticket.deaths += died
                 self._telemetry.rerun.inc()
+                (self._elsewhere(self) or self).take(job)
+        self._waiting |= later  # they came after
+        if died and (other := self._elsewhere(self)):
+            self.move_to(other)
         self._changed.set()
 
-    # What its resident calls.
-
-    def attach(self, model: Offered, supervisor: Supervisor) -> None:
-        self.model, self._supervisor = model, supervisor
+    # What its replica calls.
 
     def detach(self) -> None:
         self._supervisor = None
@@ -144,8 +145,17 @@ class TensorLane(BaseLane):
         if self._waiting:
             self._on_use(self, None)
 
-    def offer(self, model: Offered) -> None:
-        self.model = model
+    def take(self, job: _Job) -> None:
+        job.ticket.moved(self._cancelled, self.model.version)
+        self._waiting[job.ticket.id] = job
+        self._bytes += job.bytes
+        self._send_on()
+
+    def move_to(self, other: TensorLane) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for job in waiting.values():
+            self._bytes -= job.bytes
+            other.take(job)
 
     def hold(self, why: str) -> None:
         self._held = why

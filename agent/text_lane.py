@@ -1,4 +1,4 @@
-"""One Model's way from admission to its Worker: the queue, what the Worker has, and the Worker's death."""
+"""A Version's way from admission to a Worker: the queue, what the Worker has, and the Worker's death."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from agent.job import LIVES, Job, TextTicket, check, check_size, cost
 from agent.limits import Limits
 from agent.offered import Offered
 from agent.request import Request
-from agent.supervisor import State, Supervisor
+from agent.supervisor import State
 from agent.telemetry import ModelTelemetry
 from agent.templates import Templates
 from agent.ticket import Ticket
@@ -54,8 +54,9 @@ class TextLane(BaseLane):
         templates: Templates,
         limits: Limits,
         on_use: Callable[[TextLane, float | None], None],
+        elsewhere: Callable[[TextLane], TextLane | None],
     ) -> None:
-        super().__init__(model, settings, telemetry, limits, on_use)
+        super().__init__(model, settings, telemetry, limits, on_use, elsewhere)
         self._templates = templates
         self._in_hand: Job | None = None  # out of the queue, not yet the Worker's
         self._queue: FairQueue[Job] = FairQueue()
@@ -92,9 +93,9 @@ class TextLane(BaseLane):
         return self._status(len(queue), queue.tokens, len(self._working), sequences, beat.kv_used)
 
     @property
-    def idle(self) -> bool:
-        """Whether it has nothing to do."""
-        return not len(self._queue) and not len(self._working) and self._in_hand is None
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return len(self._queue) + len(self._working) + (self._in_hand is not None)
 
     # What the supervisor tells.
 
@@ -125,15 +126,12 @@ class TextLane(BaseLane):
                 job.ticket.deaths += died
                 job.again()
                 self._telemetry.rerun.inc()
-                self._queue.push(job.entry(), again=True)
+                (self._elsewhere(self) or self).take(job)
+        if died and (other := self._elsewhere(self)):
+            self.move_to(other)
         self._wake.set()
 
-    # What its resident calls.
-
-    def attach(self, model: Offered, supervisor: Supervisor) -> None:
-        """From now on this Worker serves."""
-        self.offer(model)
-        self._supervisor = supervisor
+    # What its replica calls.
 
     def detach(self) -> None:
         """The Worker is gone in good order; what waits wants another."""
@@ -142,12 +140,20 @@ class TextLane(BaseLane):
         if len(self._queue):
             self._on_use(self, None)
 
-    def offer(self, model: Offered) -> None:
-        """Another Version of the Model will serve."""
-        self.model = model
-        for job in self._waiting():
-            if job.request.messages is not None:
-                job.prompt = None  # another Version has another template
+    def take(self, job: Job) -> None:
+        """Go on with what another lane, or this one's former Worker, had."""
+        if job.request.messages is not None:
+            job.prompt = None  # another Version has another template
+        job.ticket.moved(self._cancelled, self.model.version)
+        self._queue.push(job.entry(), again=True)
+        self._wake.set()
+
+    def move_to(self, other: TextLane) -> None:
+        """Give away what still waits, in its order."""
+        waiting = [entry.item for entry in self._queue.entries]
+        self._queue = FairQueue()
+        for job in reversed(waiting):
+            other.take(job)
 
     def hold(self, why: str) -> None:
         """Let the queue wait; "" lets it go on."""
@@ -163,6 +169,8 @@ class TextLane(BaseLane):
 
     async def drain(self, seconds: float) -> None:
         """Wait, so long at most, until the Worker has no Request."""
+        while self._in_hand is not None:  # noqa: ASYNC110 - its prompt is being rendered: milliseconds
+            await asyncio.sleep(0.01)
         await self._working.drain(seconds)
 
     async def run(self) -> None:
@@ -183,7 +191,7 @@ class TextLane(BaseLane):
         deadline = math.inf if request.patient else now + self._settings.request_timeout_s
         if request.deadline is not None:
             deadline = min(deadline, request.deadline)
-        ticket = Ticket(request, self._cancelled, self.model.name)
+        ticket = Ticket(request, self._cancelled, self.model.name, self.model.version)
         return Job(ticket, cost(request, self.model), now, deadline, request.n, request.prompt)
 
     def _make_room(self, sender: str, count: int, tokens: float) -> None:
@@ -240,7 +248,7 @@ class TextLane(BaseLane):
         prompt = job.prompt = job.prompt if job.prompt is not None else await self._render(job)
         if prompt is None or job.ticket.ended:
             return
-        if self._supervisor is None or self._supervisor.state is not State.READY:
+        if self._held or self._supervisor is None or self._supervisor.state is not State.READY:
             self._queue.push(job.entry(), again=True)
             return
         self._working.add(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from agent.errors import AgentError, Cancelled
 
@@ -21,16 +21,27 @@ R = TypeVar("R", bound=Asked)
 C = TypeVar("C")
 
 
+class Tap(Protocol):
+    """Hears what the Ticket's reader will."""
+
+    def put(self, chunk: Any) -> None: ...
+    def end(self, error: AgentError | None) -> None: ...
+
+
 class Ticket(Generic[R, C]):
     """Iterate it for the Chunks; iteration raises the AgentError that ended the Request.
 
     One reader. What is not yet read waits here; a Request's `max_tokens` bounds it.
     """
 
-    def __init__(self, request: R, on_cancel: Callable[[Ticket[R, C]], None], model: str = "") -> None:
+    def __init__(
+        self, request: R, on_cancel: Callable[[Ticket[R, C]], None], model: str = "", version: str = ""
+    ) -> None:
         self.request = request
         self.model = model  # that answers, where the Request named none
+        self.version = version  # of it
         self.id = request.id
+        self.tap: Tap | None = None
         self.deaths = 0  # Workers that died while they had this Request
         self._on_cancel = on_cancel
         self._waiting: deque[C] = deque()
@@ -71,10 +82,18 @@ class Ticket(Generic[R, C]):
     def put(self, chunk: C) -> None:
         """Serving's side: a Chunk came."""
         self._waiting.append(chunk)
+        if self.tap:
+            self.tap.put(chunk)
         self._news.set()
+
+    def moved(self, on_cancel: Callable[[Ticket[R, C]], None], version: str) -> None:
+        """Serving's side: another Version, or another Worker, goes on with it."""
+        self._on_cancel, self.version = on_cancel, version
 
     def end(self, error: AgentError | None = None) -> None:
         """Serving's side: nothing follows."""
         self._end = error
         self._ended = True
         self._news.set()
+        if self.tap:
+            self.tap.end(error)

@@ -112,6 +112,12 @@ class Shelf:
             self._drop_leftovers()
         return Version(manifest, self._path(files[0]))
 
+    def prefer(self, version: Version) -> None:
+        """Let it be the newest of its Model: the one that is served."""
+        with self._locked():
+            later = version.manifest.model_copy(update={"created": self._later(version.model)})
+            disk.write_lasting(self._manifest_of(later), later.to_bytes())
+
     def _later(self, model: str) -> int:
         """Now, or just after the Model's newest Version where the wall clock is behind it."""
         newest = max((one.manifest.created for one in self.versions() if one.model == model), default=-1)

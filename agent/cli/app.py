@@ -36,6 +36,11 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model name; the node's own if left out.")]
+Versions = Annotated[str, typer.Argument(help="A model; NAME:VERSION where several are tried.")]
+Weight = Annotated[float | None, typer.Option(help="Percent of the traffic that it gets.", min=0, max=100)]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", metavar="", help="It answers copies, which are compared; nobody sees it.")
+]
 Prompt = Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")]
 System = Annotated[str | None, typer.Option(help="A system message before the prompt.")]
 MaxTokens = Annotated[int | None, typer.Option(help="The most tokens to generate.", min=1)]
@@ -80,15 +85,19 @@ def serve(
 def pull(
     source: Annotated[str, typer.Argument(help="Catalog name, file, URL, or owner/repo[:file].")],
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
+    weight: Weight = None,
+    shadow: Shadow = False,
     json: Json = False,
 ) -> None:
     """Bring a model onto the shelf. A running agent offers it at once.
 
-    It is loaded when somebody asks for it; a model that is loaded already changes to what came.
+    It is loaded when somebody asks for it; a model that is loaded already changes to what came, or
+    tries it first with --weight or --shadow.
     """
     from agent.cli.shelf import pull
+    from agent.cli.trials import trial
 
-    pull(source, name, json)
+    pull(source, name, json, trial(weight, shadow))
 
 
 @app.command()
@@ -113,6 +122,34 @@ def unload(name: Annotated[str, typer.Argument(help="A model.")]) -> None:
     from agent.cli.shelf import unload
 
     unload(name)
+
+
+@app.command()
+def canary(
+    name: Annotated[str, typer.Argument(help="NAME:VERSION, which is on the shelf.")],
+    weight: Weight = None,
+    shadow: Shadow = False,
+) -> None:
+    """Try a version on a part of its model's traffic (5% unless told), or as a shadow."""
+    from agent.cli.trials import canary
+
+    canary(name, weight, shadow)
+
+
+@app.command()
+def promote(name: Versions) -> None:
+    """Let the version that is tried serve in place of the stable one."""
+    from agent.cli.trials import promote
+
+    promote(name)
+
+
+@app.command()
+def abort(name: Versions) -> None:
+    """End a trial: the stable version has all the traffic again."""
+    from agent.cli.trials import abort
+
+    abort(name)
 
 
 @app.command()

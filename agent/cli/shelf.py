@@ -12,6 +12,7 @@ from urllib.parse import quote
 from agent.cli.errors import CommandError, UsageError
 from agent.cli.node import find, load_settings, need
 from agent.cli.screen import Bar, err, print_json, size, table
+from agent.cli.trials import Trial, told
 
 if TYPE_CHECKING:
     from agent.cli.node import Node
@@ -20,21 +21,24 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int | None], None]
 
 
-def pull(source: str, name: str | None, json: bool) -> None:
+def pull(source: str, name: str | None, json: bool, trial: Trial | None) -> None:
     settings = load_settings()
     node = find(settings)
+    if trial and not (node and name):
+        raise UsageError("a version is tried by a running agent, beside the model that --name names")
     source = _meant(source)
     before = _listed(settings, node)
     with Bar() as bar:
         got = (
-            _pull_by(node, source, name, bar.show)
+            _pull_by(node, source, name, trial, bar.show)
             if node
             else _pull_here(settings.data_dir, source, name, bar.show)
         )
     if json:
         print_json(got)
     else:
-        err.print(_told(got, before, _listed(settings, node), bool(node)), markup=False)
+        says = _told(got, before, _listed(settings, node), bool(node))
+        err.print(f"{says.partition(',')[0]}, and {told(trial)}" if trial else says, markup=False)
 
 
 def models(json: bool) -> None:
@@ -44,15 +48,22 @@ def models(json: bool) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("MODEL", "VERSION", "LOADED", "SIZE"),
+            ("MODEL", "VERSION", "LOADED", "TRAFFIC", "SIZE"),
             [
-                (row["model"], row["version"], "yes" if row["loaded"] else "", size(row["size"]))
+                (row["model"], row["version"], "yes" if row["loaded"] else "", _part(row), size(row["size"]))
                 for row in rows
             ],
             numbers=1,
         )
     else:
         err.print("The shelf is empty. Bring the default model: autoglm pull " + settings.model)
+
+
+def _part(row: dict[str, Any]) -> str:
+    """Of its model's traffic, where that is shared."""
+    if row["role"] == "shadow":
+        return "shadow"
+    return f"{row['weight']:g}%" if row["role"] and (row["role"] != "stable" or row["weight"] < 100) else ""
 
 
 def load(name: str) -> None:
@@ -84,7 +95,7 @@ def remove(name: str, json: bool) -> None:
 
 def _meant(source: str) -> str:
     """A file by its full path: the agent may have another working folder."""
-    if source.startswith((".", "/", "~")) or source.endswith((".gguf", "/")):
+    if source.startswith((".", "/", "~")) or source.endswith((".gguf", ".onnx", "/")):
         path = Path(source).expanduser()
         if path.is_dir():
             raise UsageError(f"{source} is a folder: name the GGUF file in it")
@@ -105,15 +116,18 @@ def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str,
     return f"{says}; serve it with AUTOGLM_MODEL={got['model']}"
 
 
-def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[str, Any]:
-    body = {"source": source} | ({"name": name} if name else {})
+def _pull_by(
+    node: Node, source: str, name: str | None, trial: Trial | None, report: Report
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"source": source}
+    body |= ({"name": name} if name else {}) | ({"trial": trial} if trial else {})
     row: dict[str, Any] = {}
     for line in node.stream("/api/pull", body):
         row = jsonlib.loads(line)
         if "error" in row:
             raise CommandError(row["error"]["message"])
         if row.get("phase") == "load":
-            err.print("ready on the shelf; the agent changes to it now")
+            err.print("ready on the shelf; the agent loads it now")
         elif "phase" in row:
             report(row["phase"], row["done"], row["total"])
     if "version" not in row:
@@ -164,6 +178,8 @@ def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:
             "size": each.size,
             "path": str(each.path),
             "loaded": False,
+            "role": None,
+            "weight": None,
         }
         for each in versions
     ]

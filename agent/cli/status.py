@@ -47,13 +47,24 @@ def _model(model: Told) -> Iterator[tuple[str, str]]:
     worker = model["worker"]
     at_rest = worker["state"] == "stopped"
     named = f"{model['name']} {model['version']}, {size(model['size'])}"
-    yield "model", named + (", default" if model["default"] else "") + (", not loaded" if at_rest else "")
+    told = (", default" if model["default"] else "") + _part(model) + (", not loaded" if at_rest else "")
+    yield "model", named + told
     if "engine" in model:
         yield "engine", _engine(model)
     if not at_rest:
         yield "worker", _worker(worker)
     if "slots" in model:
         yield "kv cache", f"{worker['kv_used']:.0%} in use by {worker['sequences']['running']} sequences"
+
+
+def _part(model: Told) -> str:
+    """Of the Model's traffic, where that is shared."""
+    if model["role"] == "shadow":
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(model["compared"].items()))
+        return f", shadow ({counts or 'nothing compared yet'})"
+    if model["role"] == "canary" or model["weight"] < 100:
+        return f", {model['role']} with {model['weight']:g}% of the traffic"
+    return ""
 
 
 def _mqtt(settings: Told, doors: Told) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from agent.canaries import Trial
     from agent.config import Settings
     from agent.serving import Serving
     from agent.telemetry import Telemetry
@@ -34,7 +35,7 @@ class Node(Protocol):
     def status(self) -> dict[str, Any]:
         """For `/status`: no secret in it."""
 
-    def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
+    def pull(self, source: str, name: str | None, trial: Trial | None) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then the Version. Raises AgentError and ModelError."""
 
     async def load(self, name: str) -> None:
@@ -45,3 +46,12 @@ class Node(Protocol):
 
     async def remove(self, name: str) -> list[Manifest]:
         """Take `model` or `model:version` off the shelf: what went. NotOnShelf; Conflict: it is served."""
+
+    async def begin_trial(self, name: str, trial: Trial) -> None:
+        """Let `model:version` have a part of the traffic. BadRequest, NotOnShelf, ModelError, OSError."""
+
+    async def promote(self, name: str) -> str:
+        """A canary becomes the stable Version: which. Raises as `begin_trial` does."""
+
+    async def abort(self, name: str) -> list[str]:
+        """Canaries go: which. Raises as `begin_trial` does."""

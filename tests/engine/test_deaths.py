@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.support.agent import Agent
+from tests.support.control_group import control_group
 
 SLOW = {"ECHO_STEP_SECONDS": "0.03", "AUTOGLM_WORKER_DEADLINE_S": "2"}
 
@@ -26,21 +27,8 @@ def agent(start_agent: Callable[..., Agent]) -> Agent:
 @pytest.fixture
 def small_memory() -> Iterator[Path]:
     """A control group whose processes have 200 MiB together; beyond, the kernel's OOM killer comes."""
-    one, two = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")  # cgroup v1, v2
-    group = (one if one.is_dir() else two) / f"autoglm-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError:
-        pytest.skip("no control group can be made here")
-    limit = next(
-        (group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()), None
-    )
-    if limit is None:
-        group.rmdir()
-        pytest.skip("control groups have no memory controller here")
-    limit.write_text(str(200 << 20))
-    yield group
-    group.rmdir()
+    with control_group(200 << 20) as group:
+        yield group
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from agent import memory
-from tests.support.agent import Agent
+from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import MINIMAL, write_gguf
 
 
 def admin(agent: Agent) -> httpx.Client:
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    transport = httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS)
     return httpx.Client(transport=transport, base_url="http://agent", timeout=60)
 
 

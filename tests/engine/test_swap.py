@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from tests.support.agent import Agent, free_port
-from tests.support.gguf_file import write_gguf
+from tests.support.agent import NO_TLS, Agent, free_port
+from tests.support.control_group import control_group
+from tests.support.gguf_file import MINIMAL, write_gguf
 
 
 def pull(agent: Agent, source: Path) -> list[dict[str, Any]]:
     """What the agent tells of a pull, row by row."""
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    transport = httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS)
     with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
         answer = client.post("/api/pull", json={"source": str(source), "name": "echo"})
         return [json.loads(line) for line in answer.text.splitlines()]
@@ -46,13 +48,59 @@ def test_a_swap_drops_no_request(start_agent: Callable[..., Agent], tmp_path: Pa
     assert agent.metric("worker_restarts_total") == 0
 
 
+def test_the_new_version_is_loaded_beside_the_old_one_which_serves_until_then(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    agent = start_agent(ECHO_STEP_SECONDS="0.02")
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(agent.chat, "x" * 150)
+        time.sleep(0.2)
+        pulled = pool.submit(pull, agent, write_gguf(tmp_path / "newer.gguf", salt=1))
+        assert agent.chat("meanwhile").status_code == 200
+        assert not running.done()
+        assert running.result().status_code == 200
+        pulled.result()
+    assert "nobody was served" not in agent.log
+
+
+WIDE = {
+    **MINIMAL,
+    "llama.block_count": 32,
+    "llama.embedding_length": 2048,
+}  # GBs of cache, as far as one can tell
+
+
+@pytest.mark.parametrize("salt", [1, 13], ids=["that loads", "that does not load"])
+def test_where_memory_cannot_hold_both_the_old_version_goes_first_and_no_request_is_dropped(
+    start_agent: Callable[..., Agent], tmp_path: Path, salt: int
+) -> None:
+    model = write_gguf(tmp_path / "echo.gguf", WIDE)
+    agent = start_agent(AUTOGLM_MODEL=str(model), AUTOGLM_CONTEXT="1024", AUTOGLM_MAX_BATCH_SIZE="8")
+    before = version(agent)
+    with control_group(1 << 30) as group, ThreadPoolExecutor(8) as pool:
+        (group / "cgroup.procs").write_text(str(agent.pid))
+        newer = write_gguf(tmp_path / "newer.gguf", WIDE, salt=salt)
+        rows = pool.submit(pull, agent, newer)
+        answers = [pool.submit(agent.chat, f"request {at}") for at in range(24)]
+        assert [one.result().status_code for one in answers] == [200] * 24
+        last = rows.result()[-1]
+        if salt == 13:
+            assert "does not load" in last["error"]["message"]
+            assert version(agent) == before
+        else:
+            assert last["version"] == version(agent) != before
+            assert "nobody was served" in agent.log
+        assert agent.chat("still here").status_code == 200
+        agent.stop()
+
+
 def test_after_a_swap_the_former_version_can_be_removed_and_the_served_one_cannot(
     start_agent: Callable[..., Agent], tmp_path: Path
 ) -> None:
     agent = start_agent()
     before = version(agent)
     pull(agent, write_gguf(tmp_path / "newer.gguf", salt=1))
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    transport = httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS)
     with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
         refused = client.delete(f"/api/models/echo:{version(agent)}")
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")

@@ -20,7 +20,7 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from tests.support.agent import Agent
+from tests.support.agent import NO_TLS, Agent
 from tests.support.onnx_file import FLOAT, INT64, STRING, write_onnx
 from tests.tooling.command import run
 
@@ -49,7 +49,7 @@ def agent(
 
 
 def pull(agent: Agent, file: Path, name: str) -> None:
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    transport = httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS)
     with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
         answer = client.post("/api/pull", json={"source": str(file), "name": name})
         assert "version" in answer.text.splitlines()[-1], answer.text

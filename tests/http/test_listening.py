@@ -14,13 +14,15 @@ import httpx
 import pytest
 
 from tests.http.wire import dial, post
-from tests.support.agent import Agent
+from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import MINIMAL, gguf_bytes
 
 
 def by_socket(agent: Agent) -> httpx.Client:
     return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(agent.socket)), base_url="http://agent", timeout=60
+        transport=httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS),
+        base_url="http://agent",
+        timeout=60,
     )
 
 

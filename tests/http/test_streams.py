@@ -53,7 +53,7 @@ def ticket() -> Ticket:
 
 async def test_a_silent_stream_is_kept_alive_by_comments() -> None:
     wire, one = Wire(), ticket()
-    response = EventStream([one], Stream(BODY, id="x", model="m"), ping_s=0.01)
+    response = EventStream([one], Stream(BODY, id="x", model="m", version=lambda: "v"), ping_s=0.01)
     async with asyncio.TaskGroup() as group:
         group.create_task(response({"type": "http"}, wire.receive, wire.send))
         await asyncio.sleep(0.05)
@@ -70,7 +70,9 @@ async def test_an_error_before_the_first_chunk_is_no_stream() -> None:
     wire, one = Wire(), ticket()
     one.end(Overloaded("full"))
     with pytest.raises(Overloaded):
-        await EventStream([one], Stream(BODY, id="x", model="m"))({"type": "http"}, wire.receive, wire.send)
+        await EventStream([one], Stream(BODY, id="x", model="m", version=lambda: "v"))(
+            {"type": "http"}, wire.receive, wire.send
+        )
     assert wire.sent == []
 
 
@@ -78,7 +80,9 @@ async def test_a_client_that_goes_ends_every_ticket() -> None:
     wire, tickets = Wire(), [ticket(), ticket()]
     tickets[0].put(Chunk(0, "a", 1))
     wire.gone.set()
-    await EventStream(tickets, Stream(BODY, id="x", model="m"))({"type": "http"}, wire.receive, wire.send)
+    await EventStream(tickets, Stream(BODY, id="x", model="m", version=lambda: "v"))(
+        {"type": "http"}, wire.receive, wire.send
+    )
     assert all(one.ended for one in tickets)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For httpx: to read the system's certificates at each call costs more than most calls."""
 PLUGINS = Path(__file__).parent.parent / "plugins" / "echo"
 
 
@@ -58,7 +61,7 @@ class Agent:
 
     def worker_pid_by_socket(self) -> int:
         """As `worker_pid`, where TCP has no room for another connection; 0: there is none."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket))) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket), verify=NO_TLS)) as client:
             return client.get("http://agent/status").json()["worker"].get("pid") or 0
 
     def start(self, *, ready: bool = True) -> Agent:
@@ -93,7 +96,7 @@ class Agent:
             if self.process is None or self.process.poll() is not None:
                 raise AssertionError(f"the agent ended:\n{self.log[-4000:]}")
             try:
-                if httpx.get(self.base_url + path, timeout=5).status_code == 200:
+                if httpx.get(self.base_url + path, timeout=5, verify=NO_TLS).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass
@@ -109,12 +112,12 @@ class Agent:
         return self
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(self.base_url + "/status", timeout=10).json()
+        found: dict[str, Any] = httpx.get(self.base_url + "/status", timeout=10, verify=NO_TLS).json()
         return found
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels; `autoglm:` is put before the name."""
-        text = httpx.get(self.base_url + "/metrics", timeout=10).text
+        text = httpx.get(self.base_url + "/metrics", timeout=10, verify=NO_TLS).text
         found = [
             line for line in text.splitlines() if line.startswith((f"autoglm:{name}{{", f"autoglm:{name} "))
         ]
@@ -145,5 +148,8 @@ class Agent:
     def chat(self, content: str, **body: Any) -> httpx.Response:
         message = {"role": "user", "content": content}
         return httpx.post(
-            f"{self.base_url}/v1/chat/completions", json={"messages": [message], **body}, timeout=60
+            f"{self.base_url}/v1/chat/completions",
+            json={"messages": [message], **body},
+            timeout=60,
+            verify=NO_TLS,
         )

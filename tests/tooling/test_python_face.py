@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from openautoglm import AutoGLMEngine
-from tests.support.agent import PLUGINS, free_port
+from agent.cli.errors import CommandError
+from openautoglm import AutoGLMEngine, RunningNode
+from tests.support.agent import PLUGINS, Agent, free_port
+from tests.support.gguf_file import write_gguf
+from tests.tooling.command import run
 
 PROGRAM = """
 import sys
@@ -51,6 +56,24 @@ def test_a_setting_that_does_not_exist_is_refused_at_once() -> None:
 def test_a_setting_that_is_wrong_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="max_batch_size"):
         AutoGLMEngine(max_batch_size=0)
+
+
+def test_trials_are_begun_and_ended_from_python(start_agent: Callable[..., Agent], tmp_path: Path) -> None:
+    agent = start_agent()
+    here = {"AUTOGLM_DATA_DIR": str(agent.data_dir)}
+    source = str(write_gguf(tmp_path / "new.gguf", salt=1))
+    new = json.loads(run("pull", source, "--name", "echo", "--weight", "5", "--json", **here).stdout)[
+        "version"
+    ]
+    node = RunningNode(data_dir=agent.data_dir)
+    assert [row["weight"] for row in node.status()["models"]] == [95, 5]
+    assert node.abort("echo") == [new]
+    node.canary(f"echo:{new}", shadow=True)
+    assert [row["role"] for row in node.status()["models"]] == ["stable", "shadow"]
+    assert node.promote("echo") == new
+    with pytest.raises(CommandError, match="echo has no canary"):
+        node.promote("echo")
+    agent.stop()
 
 
 def ready(url: str) -> bool:

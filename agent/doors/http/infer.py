@@ -50,10 +50,10 @@ class InferRoute:
         offered = self._node.serving.find(name)
         if offered is None or not caller.may_use(offered.name):
             raise ModelNotFound(f"the model '{name[:100]}' is not on this node")
-        asked, wanted = await self._read(offered.name, caller, scope, receive)
+        asked, wanted = await self._read(name, caller, scope, receive)
         ticket = self._node.serving.infer(asked)
         outputs = await _outputs(ticket, receive)
-        body, length = write(outputs, wanted, model=offered.name, version=offered.version)
+        body, length = write(outputs, wanted, model=offered.name, version=ticket.version)
         await _respond(body, length, send)
 
     async def _read(

@@ -80,9 +80,13 @@ def _answer(node: Node, body: ChatBody | CompletionBody, caller: Caller) -> Resp
     # What is not streamed nobody has seen yet: a Worker's death may begin it anew.
     asked = requests(body, node.settings, id=id, sender=caller.sender, durable=not body.stream)
     tickets = node.serving.submit_all(asked)
+
+    def version() -> str:
+        return tickets[0].version
+
     if body.stream:
-        return EventStream(tickets, Stream(body, id=id, model=name))
-    return WholeAnswer(tickets, Answer(body, id=id, model=name))
+        return EventStream(tickets, Stream(body, id=id, model=name, version=version))
+    return WholeAnswer(tickets, Answer(body, id=id, model=name, version=version))
 
 
 def _name(node: Node, asked: str) -> str:

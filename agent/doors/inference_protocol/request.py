@@ -21,6 +21,7 @@ from agent.tensor import SIZES, Inference, Tensor, elements
 MOST_TENSORS = 1024
 MOST_DIMS = 16
 MOST_ELEMENTS = 1 << 40
+MOST_SESSION = 256
 
 
 class _Input(msgspec.Struct):
@@ -81,6 +82,7 @@ def read(body: bytes, header_length: int | None, *, model: str, sender: str) -> 
         priority=_number(parameters, "priority", 5, 0, 9),
         deadline=_deadline(parameters),
         sender=sender,
+        session=_session(parameters, sender),
     )
     flags = {
         one.name: one.parameters["binary_data"] for one in parsed.outputs if "binary_data" in one.parameters
@@ -147,6 +149,16 @@ def _number(parameters: dict[str, Any], name: str, default: int, least: int, mos
     if type(value) is not int or not least <= value <= most:
         raise BadRequest(f"the parameter '{name}' must be a whole number from {least} to {most}")
     return value
+
+
+def _session(parameters: dict[str, Any], sender: str) -> str:
+    """Triton's `sequence_id`: who keeps the Version that answered; 0 is nobody."""
+    given = parameters.get("sequence_id") or ""
+    if not isinstance(given, int | str) or len(str(given)) > MOST_SESSION:
+        raise BadRequest(
+            f"the parameter 'sequence_id' must be a whole number or at most {MOST_SESSION} characters"
+        )
+    return f"{sender}/{given}" if given else ""
 
 
 def _deadline(parameters: dict[str, Any]) -> float | None:

@@ -165,7 +165,7 @@ class Runs:
         topic = self._topics.tokens(prompt.sender, prompt.id)
         tokens = Tokens(prompt.id, prompt.attempts, lambda said: self._out.tokens(topic, said))
         try:
-            answer = Answer(body, id=prompt.id, model=tickets[0].model)
+            answer = Answer(body, id=prompt.id, model=tickets[0].model, version=lambda: tickets[0].version)
             await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
             payload = encode(answer.completion())
         except (Overloaded, Unavailable, Cancelled) as error:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from agent import __version__
@@ -16,7 +17,8 @@ from agent.doors.openai.bodies import ChatBody, CompletionBody
 from agent.doors.openai.logprobs import chat_logprobs, completion_logprobs, text_of
 from agent.request import Chunk, TokenLogprob, Usage
 
-FINGERPRINT = f"autoglm-{__version__}"
+Version = Callable[[], str]
+"""Which Version answers: known for good at the first Chunk, since a lost Worker's Requests may move."""
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -30,8 +32,8 @@ class _Choice:
 class Answer:
     """Gathers the Chunks of all Requests of one body; `completion` is then the object to send."""
 
-    def __init__(self, body: ChatBody | CompletionBody, *, id: str, model: str) -> None:
-        self._body, self._id, self._model = body, id, model
+    def __init__(self, body: ChatBody | CompletionBody, *, id: str, model: str, version: Version) -> None:
+        self._body, self._id, self._model, self._version = body, id, model, version
         self._created = int(time.time())
         self._chat = isinstance(body, ChatBody)
         self._n = body.n or 1
@@ -60,7 +62,7 @@ class Answer:
             "model": self._model,
             "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
             "usage": usage_object(self._usages),
-            "system_fingerprint": FINGERPRINT,
+            "system_fingerprint": fingerprint(self._version()),
         }
 
     def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class Stream:
     with the model, building and encoding a nested dict for each would cost several times as much.
     """
 
-    def __init__(self, body: ChatBody | CompletionBody, *, id: str, model: str) -> None:
+    def __init__(self, body: ChatBody | CompletionBody, *, id: str, model: str, version: Version) -> None:
         self._chat = isinstance(body, ChatBody)
         self._n = body.n or 1
         self._with_logprobs = bool(body.logprobs) if isinstance(body, ChatBody) else body.logprobs is not None
@@ -90,16 +92,27 @@ class Stream:
         self._offsets: dict[int, int] = {}
         self._usages: dict[int, Usage] = {}
         self._usage_wanted = bool(body.stream_options and body.stream_options.include_usage)
+        self._created = int(time.time())
+        self._id, self._model, self._version = id, model, version
+
+    @cached_property
+    def _head(self) -> str:
         envelope = {
-            "id": id,
+            "id": self._id,
             "object": "chat.completion.chunk" if self._chat else "text_completion",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": FINGERPRINT,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": fingerprint(self._version()),
         }
-        self._head = _dumps(envelope)[:-1]
-        self._open = self._head + ',"choices":[{"index":'
-        self._close = '}],"usage":null}' if self._usage_wanted else "}]}"
+        return _dumps(envelope)[:-1]
+
+    @cached_property
+    def _open(self) -> str:
+        return self._head + ',"choices":[{"index":'
+
+    @property
+    def _close(self) -> str:
+        return '}],"usage":null}' if self._usage_wanted else "}]}"
 
     def events(self, chunk: Chunk, prompt: int = 0) -> list[bytes]:
         """The events that this Chunk becomes, each a JSON object: none to three."""
@@ -150,3 +163,8 @@ def usage_object(usages: Sequence[Usage | None]) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in known)},
     }
+
+
+def fingerprint(version: str) -> str:
+    """What answered: this agent and the Model's Version, as OpenAI's field is meant."""
+    return f"autoglm-{__version__}-{version}"

@@ -141,8 +141,22 @@ class CompletionBody(_Shared):
     best_of: int | None = Field(None, description="Refused unless it equals n.")
 
 
+class TrialBody(_Strict):
+    """How a canary is tried."""
+
+    weight: float = Field(0, ge=0, le=100, description="Its percent of the model's traffic.")
+    shadow: bool = Field(False, description="It answers copies when the node is quiet; nobody sees it.")
+
+
 class PullBody(_Strict):
     """`POST /api/pull`."""
 
     source: LongText = Field(min_length=1, description="A catalog name, a file, a URL, owner/repo.")
     name: ShortText | None = None
+    trial: TrialBody | None = Field(None, description="Try it beside the Version that serves `name`.")
+
+    @model_validator(mode="after")
+    def _trial_is_of_a_model(self) -> PullBody:
+        if self.trial and not self.name:
+            raise wrong("name the model whose next version this is", param="name")
+        return self

@@ -68,6 +68,7 @@ def requests(body: Body, settings: Settings, *, id: str, sender: str, durable: b
         "priority": 5 if body.priority is None else body.priority,
         "deadline": None if body.timeout is None else now + body.timeout,
         "sender": sender,
+        "session": f"{sender}/{body.user}" if body.user else "",
         "durable": durable,
         "keep_alive": body.keep_alive,
     }

@@ -1,0 +1,114 @@
+"""One Worker of a live Version, and the lane that leads to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent import device, memory
+from agent.config import Settings
+from agent.errors import Unavailable
+from agent.offered import Offered
+from agent.route import Lane
+from agent.supervisor import Deadlines, Launch, State, Supervisor
+from agent.telemetry import ModelTelemetry
+from agent.tensor_lane import TensorLane
+from agent.text_lane import TextLane
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A Version, ready to be loaded."""
+
+    offered: Offered
+    launch: Launch
+    need: int  # bytes of memory that each of its Workers takes, predicted
+
+
+async def prepared(settings: Settings, offered: Offered) -> Prepared:
+    """All that can be found out of a Version while others serve on."""
+    chosen = await device.engine_settings(settings, offered)
+    engine = settings.engine if offered.tensors is None else "onnx"
+    launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
+    return Prepared(offered, launch, memory.need(offered, chosen))
+
+
+class Replica:
+    """Changes come one at a time; whoever calls them has made room in the memory."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        settings: Settings,
+        telemetry: ModelTelemetry,
+        tasks: asyncio.TaskGroup,
+        retired: Callable[[], None],
+    ) -> None:
+        self.lane = lane
+        self._retired = retired
+        self._settings = settings
+        self._telemetry = telemetry
+        self._tasks = tasks
+        self._lane_runs = tasks.create_task(lane.run())
+        self._supervisor: Supervisor | None = None
+        self._supervisor_runs: asyncio.Task[None] | None = None
+
+    def alive(self, within_s: float) -> bool:
+        """Whether the supervisor made progress lately."""
+        one = self._supervisor
+        if one is None or one.state is State.STOPPED:
+            return True
+        return time.monotonic() - one.progressed < within_s + 1
+
+    async def load(self, new: Prepared) -> bool:
+        """Start a Worker, wait for its first load. False: that failed; the supervisor goes on trying."""
+        deadlines = Deadlines(self._settings.worker_deadline_s, self._settings.load_deadline_s)
+        supervisor = Supervisor(new.launch, self.lane, deadlines, self._telemetry)
+        self._supervisor = supervisor
+        self.lane.attach(supervisor)
+        self.lane.hold("")
+        self._supervisor_runs = self._tasks.create_task(supervisor.run())
+        await supervisor.settled.wait()
+        return supervisor.state is State.READY
+
+    async def unload(self, why: str) -> None:
+        """Drain, then stop the Worker. What comes meanwhile waits in the lane."""
+        self.lane.hold(why)
+        try:
+            await self.lane.drain(self._settings.drain_s)
+            await self._end()
+        finally:
+            self.lane.hold("")
+        self.lane.detach()
+
+    async def retire(self, other: Callable[[], Lane]) -> None:
+        """As `unload`, for good; what waits goes on in another lane."""
+        self._give_away(other())
+        self.lane.hold("another Version takes over")
+        await self.lane.drain(self._settings.drain_s)
+        await self._end()
+        self._give_away(other())
+        self._lane_runs.cancel()
+        self._retired()
+
+    async def stop(self) -> None:
+        """The agent ends, or the Model was removed."""
+        if self._supervisor:
+            await self._supervisor.stop()
+        self._lane_runs.cancel()
+
+    async def _end(self) -> None:
+        if self._supervisor is None or self._supervisor_runs is None:
+            return
+        await self._supervisor.stop()
+        await asyncio.wait({self._supervisor_runs})
+        self._supervisor = self._supervisor_runs = None
+
+    def _give_away(self, other: Lane) -> None:
+        if isinstance(self.lane, TextLane) and isinstance(other, TextLane):
+            return self.lane.move_to(other)
+        if isinstance(self.lane, TensorLane) and isinstance(other, TensorLane):
+            return self.lane.move_to(other)
+        self.lane.abandon(Unavailable("the model was replaced by one of another kind", retry_after=1))

@@ -1,0 +1,100 @@
+"""Which of a Model's live Versions answers a caller, and by which of its Workers. Does no I/O.
+
+The stable Version has what the canaries leave. Who was given a Version keeps it while the weights stay: the
+choice is a hash of the caller's session, so that a canary that grows keeps those whom it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agent.offered import Offered
+from agent.tensor_lane import TensorLane
+from agent.text_lane import TextLane
+
+Lane = TextLane | TensorLane
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A live Version: a lane to each of its Workers, and its part of the Model's traffic."""
+
+    lanes: list[Lane]
+    weight: float = 0.0  # of a canary: percent, 0 to 100
+    shadow: bool = False  # a canary that answers copies, which nobody sees
+    compared: Counter[str] = field(default_factory=Counter)  # what became of the copies
+
+    @property
+    def model(self) -> Offered:
+        return next((lane.model for lane in self.lanes if lane.model.info), self.lanes[0].model)
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a Request would be answered now, and why not."""
+        told = [lane.ready() for lane in self.lanes]
+        return next((one for one in told if one[0]), told[0])
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return sum(lane.load for lane in self.lanes)
+
+    def lane(self) -> Lane:
+        """The ready one that has least to do, else any."""
+        return min(self.lanes, key=lambda lane: (not lane.ready()[0], lane.load))
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One Model."""
+
+    stable: Live
+    canaries: list[Live] = field(default_factory=list)
+
+    @property
+    def model(self) -> Offered:
+        return self.stable.model
+
+    @property
+    def live(self) -> list[Live]:
+        return [self.stable, *self.canaries]
+
+    def lanes(self) -> Iterator[Lane]:
+        for one in self.live:
+            yield from one.lanes
+
+    def find(self, version: str) -> Live | None:
+        """That Version where it is live; "" is the stable one."""
+        if not version:
+            return self.stable
+        return next((one for one in self.live if one.model.version == version), None)
+
+    def choose(self, session: str) -> Live:
+        """Whose turn it is with this caller. A canary that is not ready has no turns."""
+        at = place(self.model.name, session)
+        for canary in self.canaries:
+            if at < canary.weight:
+                return canary if canary.ready()[0] else self.stable
+            at -= canary.weight
+        return self.stable
+
+    def other(self, lost: Lane) -> Lane | None:
+        """A ready lane that can take what this one cannot go on with: of its Version, else the stable one."""
+        own = next((one for one in self.live if lost in one.lanes), self.stable)
+        for live in (own, self.stable):
+            others = [
+                lane
+                for lane in live.lanes
+                if lane is not lost and type(lane) is type(lost) and lane.ready()[0]
+            ]
+            if others:
+                return min(others, key=lambda lane: lane.load)
+        return None
+
+
+def place(model: str, session: str) -> float:
+    """Where this session stands among all of the Model's, 0 to 100; even, and always the same."""
+    digest = hashlib.sha256(f"{model}\0{session}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 * 100
