@@ -205,6 +205,9 @@ class LlamaEngine:
         if kind != "f16":
             params.flash_attn_type = FLASH["on"]  # a quantised V cache needs it
         params.kv_unified = False
+        params.swa_full = (
+            True  # slots are copied and cut back; a cache of the window alone has lost what that needs
+        )
         ctx = llama.llama_init_from_model(self._model, params)
         if not ctx:
             raise EngineError(
