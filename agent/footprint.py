@@ -97,10 +97,11 @@ def _compute(header: Header, settings: Mapping[str, Any]) -> int:
     slots, context = int(settings["slots"]), _context(settings)
     tokens = min(int(settings["step_tokens"]), slots * context)
     flash = settings["kv_type"] != "f16" or settings["flash_attention"] != "off"
-    network = 3 * header.feed_forward + 4 * header.embedding_length
-    attention = 5 * header.query_width + (0 if flash else header.heads * context)
-    masks = tokens * context * (2 if flash else 4) * (2 if header.window else 1)
-    return max(4 * tokens * max(network, attention), _logits(header, settings)) + masks
+    network = 4 * (3 * header.feed_forward + 4 * header.embedding_length)
+    scores = 0 if flash else 6 * header.heads * context  # and the same in 16 bits, for the product with V
+    attention = 20 * header.query_width + scores
+    masks = (2 if flash else 4) * context * (2 if header.window else 1)
+    return max(tokens * max(network, attention), _logits(header, settings)) + tokens * masks
 
 
 def _logits(header: Header, settings: Mapping[str, Any]) -> int:
