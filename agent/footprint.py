@@ -23,7 +23,7 @@ TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the voc
 
 TENSOR_PROCESS = 64 << 20  # the same with onnxruntime
 WEIGHTS = 2.5  # bytes in onnxruntime for each byte of a file: the graph, the weights, packed copies of them
-ROW = 5 << 20  # bytes of activations for each row in a run: a guess, since a file does not say it
+ROW = 4 << 20  # bytes of activations for each row in a run: a guess, since a file does not say it
 
 # ggml's types of which llama.cpp keeps a second copy, arranged for this CPU: by what /proc/cpuinfo calls the
 # feature that it is for (ggml-cpu/repack.cpp and amx/amx.cpp say so).
