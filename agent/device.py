@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent import memory
+from agent import footprint, memory
 from agent.config import Settings
 from agent.offered import Offered
 from agent.probe import Probes
@@ -108,7 +108,7 @@ def _slots(kv_type: str, offered: Offered, context: int) -> int:
     """As many as MEMORY_SHARE of the memory has room for, up to the default."""
     if offered.header is None:
         return DEFAULT_SLOTS
-    each = memory.kv_bytes(offered.header, kv_type) * context
+    each = footprint.kv_bytes(offered.header, kv_type) * context
     room = max(0, memory.available() - offered.size) * MEMORY_SHARE
     most = DEFAULT_SLOTS if has_gpu() else CPU_SLOTS
     return max(1, min(most, int(room / each) if each else most))

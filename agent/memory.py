@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from agent import footprint
 from agent.offered import Offered
 from models.errors import ModelError
-from models.gguf import Header
 
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # for each number
-PROCESS = 96 << 20  # bytes of a Worker before it loads anything
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -24,23 +22,13 @@ class NoMemory(ModelError):
 
 
 def need(offered: Offered, settings: Mapping[str, Any]) -> int:
-    """Bytes that a Worker will have resident, predicted from the file's header and the engine's settings."""
-    header = offered.header
-    if header is None:
-        return PROCESS + 2 * offered.size  # the weights, and onnxruntime's own arrangement of them
-    slots, context = int(settings["slots"]), int(settings["context"])
-    cache = slots * context * kv_bytes(header, str(settings["kv_type"]))
-    return PROCESS + offered.size + int(cache) + _compute(header, int(settings["step_tokens"]))
+    """Bytes that a Worker will have resident at most. Settings as `device.engine_settings` gives them.
 
-
-def kv_bytes(header: Header, kv_type: str) -> float:
-    """Of one token, over all layers."""
-    return header.kv_width * KV_BYTES.get(kv_type, KV_BYTES["f16"])
-
-
-def _compute(header: Header, tokens: int) -> int:
-    """What llama.cpp allocates for a step of so many tokens: the logits, and a layer's activations."""
-    return 4 * tokens * (header.vocabulary + 12 * header.embedding_length)
+    Of the layers that go to a discrete GPU too: what they take there is not told apart.
+    """
+    if offered.header is None:
+        return footprint.of_tensors(offered.size, settings)
+    return footprint.of_text(offered.header, settings, footprint.cpu_features())
 
 
 def available() -> int:

@@ -48,6 +48,12 @@ class Header:
     heads: int  # of the layer that has most
     kv_heads: int  # likewise
     kv_width: int  # numbers that one token adds to the KV cache, over all layers
+    query_width: int  # numbers that one token's queries have, in the layer that has most
+    feed_forward: (
+        int  # numbers between the two halves of a layer's network, of all experts that one token uses
+    )
+    window: int  # tokens that some layers look back; 0: all layers see everything
+    matrices: Mapping[int, int]  # ggml type -> bytes of the weights that tokens are multiplied by
     vocabulary: int  # tokens
     bos_token: str | None
     eos_token: str | None
@@ -174,9 +180,7 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
     heads = values.counts(f"{architecture}.attention.head_count", layers, 0)
     kv_heads = values.counts(f"{architecture}.attention.head_count_kv", layers, max(heads))
     width = embedding // max(heads) if max(heads) else 0
-    key_and_value = sum(
-        values.count(f"{architecture}.attention.{one}_length", width) for one in ("key", "value")
-    )
+    key, value = (values.count(f"{architecture}.attention.{one}_length", width) for one in ("key", "value"))
     tokens = _check_vocabulary(values, tensors, cursor)
     return Header(
         metadata=values.all,
@@ -192,12 +196,32 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
         layers=layers,
         heads=max(heads),
         kv_heads=max(kv_heads),
-        kv_width=sum(kv_heads) * key_and_value,
+        kv_width=sum(kv_heads) * (key + value),
+        query_width=max(heads) * key,
+        feed_forward=_feed_forward(values, architecture, layers),
+        window=values.count(f"{architecture}.attention.sliding_window", 0),
+        matrices=_matrices(tensors),
         vocabulary=tokens.count,
         bos_token=_token(values, tokens, cursor, "tokenizer.ggml.bos_token_id"),
         eos_token=_token(values, tokens, cursor, "tokenizer.ggml.eos_token_id"),
         chat_template=values.text("tokenizer.chat_template"),
     )
+
+
+def _feed_forward(values: _Values, architecture: str, layers: int) -> int:
+    widest = max(values.counts(f"{architecture}.feed_forward_length", layers, 0))
+    of_expert = values.count(f"{architecture}.expert_feed_forward_length", 0) or widest
+    return max(widest, of_expert * values.count(f"{architecture}.expert_used_count", 0))
+
+
+def _matrices(tensors: list[Tensor]) -> dict[int, int]:
+    """Bytes by type. Where there is no output matrix, the vocabulary's embedding is used as one."""
+    last = "output.weight" if any(one.name == "output.weight" for one in tensors) else "token_embd.weight"
+    found: dict[int, int] = {}
+    for one in tensors:
+        if len(one.shape) > 1 and (one.name.startswith("blk.") or one.name == last):
+            found[one.kind] = found.get(one.kind, 0) + one.size
+    return found
 
 
 def _check_vocabulary(values: _Values, tensors: list[Tensor], cursor: Cursor) -> Array:

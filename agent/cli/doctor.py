@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from agent import memory
 from agent.cli.errors import CommandError
 from agent.cli.node import HOW_TO_START, Node, find, load_settings
 from agent.cli.screen import out, print_json, size
@@ -54,9 +55,9 @@ def doctor(json: bool) -> None:
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
-    memory = _available_memory()
-    state: Literal["ok", "note"] = "ok" if memory >= NEEDED_MEMORY else "note"
-    yield Finding("memory", state, f"{size(memory)} available")
+    there = memory.available()
+    state: Literal["ok", "note"] = "ok" if there >= NEEDED_MEMORY else "note"
+    yield Finding("memory", state, f"{size(there)} available")
     folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if free < NEEDED_DISK:
@@ -149,9 +150,3 @@ def _listens(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _available_memory() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kilobytes = next(line for line in lines if line.startswith("MemAvailable:")).split()[1]
-    return int(kilobytes) * 1024

@@ -205,6 +205,8 @@ class LlamaEngine:
         if kind != "f16":
             params.flash_attn_type = FLASH["on"]  # a quantised V cache needs it
         params.kv_unified = False
+        # Slots are cut back to shared beginnings: a cache of the window alone has lost what that needs.
+        params.swa_full = True
         ctx = llama.llama_init_from_model(self._model, params)
         if not ctx:
             raise EngineError(

@@ -35,6 +35,8 @@ def test_the_real_model_is_described(model_path: Path) -> None:
     assert (header.layers, header.heads, header.kv_heads, header.embedding_length) == (30, 9, 3, 576)
     assert (header.vocabulary, header.tensors, header.parameters) == (49152, 272, 134_515_008)
     assert header.kv_width == 30 * 3 * (64 + 64)
+    assert (header.query_width, header.feed_forward, header.window) == (9 * 64, 1536, 0)
+    assert sum(header.matrices.values()) == header.tensor_bytes - 61 * 576 * 4  # all but the norms
     assert (header.bos_token, header.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert header.chat_template
     assert "<|im_start|>" in header.chat_template
@@ -66,6 +68,21 @@ def test_heads_may_differ_by_layer(place: Path) -> None:
     lengths = [pair(f"llama.attention.{one}_length", 4, struct.pack("<I", 16)) for one in ("key", "value")]
     header = read(place, raw([*minimal_pairs(**{"llama.block_count": 2}), heads, *lengths]))
     assert (header.kv_heads, header.kv_width) == (4, 6 * 32)
+
+
+def test_all_experts_that_a_token_uses_count(place: Path) -> None:
+    experts = {"llama.feed_forward_length": 100, "llama.expert_feed_forward_length": 70}
+    header = read(place, raw(minimal_pairs(**experts, **{"llama.expert_used_count": 2})))
+    assert header.feed_forward == 140
+
+
+def test_where_there_is_an_output_matrix_the_embedding_is_none(place: Path) -> None:
+    layer = tensor("blk.0.attn_q.weight", (8, 8), offset=128)
+    output = tensor("output.weight", (8, 4), kind=1, offset=384)
+    header = read(
+        place, raw(minimal_pairs(), [tensor("token_embd.weight", (8, 4)), layer, output], bytes(448))
+    )
+    assert header.matrices == {0: 4 * 8 * 8, 1: 2 * 8 * 4}
 
 
 MANY = struct.pack("<Q", 1 << 62)
@@ -109,6 +126,11 @@ REFUSED = {
     "513 layers": (raw(minimal_pairs(**{"llama.block_count": 513})), "513 layers"),
     "no layers": (raw(minimal_pairs(**{"llama.block_count": 0})), "0 layers"),
     "layers as text": (raw(minimal_pairs(**{"llama.block_count": "many"})), "whole number"),
+    "a window as text": (raw(minimal_pairs(**{"llama.attention.sliding_window": "wide"})), "whole number"),
+    "a network's width as text": (
+        raw(minimal_pairs(**{"llama.feed_forward_length": "wide"})),
+        "whole number",
+    ),
     "layers as a float": (raw(minimal_pairs(**{"llama.block_count": 1.0})), "whole number"),
     "1025 experts": (raw(minimal_pairs(**{"llama.expert_count": 1025})), "experts"),
     "no architecture": (raw(minimal_pairs(without=ARCHITECTURE)), "architecture"),
