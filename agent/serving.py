@@ -9,6 +9,7 @@ from agent.errors import AgentError, BadRequest, ModelNotFound, Unavailable
 from agent.job import TextTicket
 from agent.offered import Offered
 from agent.request import Request
+from agent.statistics import Statistics
 from agent.supervisor import State
 from agent.telemetry import Telemetry
 from agent.tensor import Inference
@@ -73,6 +74,11 @@ class Serving:
         """Whether a Model, the default unless named, would answer now, and why not."""
         lane = self._find(name)
         return lane.ready() if lane else (False, self._held)
+
+    def statistics(self, name: str) -> Statistics | None:
+        """What a Model of tensors has done; None: there is none of this name."""
+        lane = self._find(name)
+        return lane.statistics if isinstance(lane, TensorLane) else None
 
     def status(self) -> dict[str, Any]:
         """For `/status`: sums over all Models, each of them, and the default's Worker."""

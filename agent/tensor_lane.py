@@ -27,6 +27,7 @@ from agent.frames import Answered, Cancel, Infer, Ran
 from agent.job import LIVES
 from agent.limits import Limits
 from agent.offered import Offered
+from agent.statistics import Statistics
 from agent.supervisor import State, Supervisor
 from agent.telemetry import ModelTelemetry
 from agent.tensor import Inference, Outputs, Tensor
@@ -69,6 +70,7 @@ class TensorLane(BaseLane):
         self._waiting: dict[str, _Job] = {}  # for a Worker
         self._sent: dict[str, _Job] = {}
         self._bytes = 0  # of the inputs of both
+        self.statistics = Statistics(model.version)
         self._has_alone = False  # what was sent last has the Worker to itself
         self._changed = asyncio.Event()
 
@@ -115,8 +117,10 @@ class TensorLane(BaseLane):
 
     def worker_said(self, news: Ran) -> None:
         self._telemetry.ran(news)
+        if any(answered.outputs is not None for answered in news.answered):
+            self.statistics.ran(news.rows, news.seconds)
         for answered in news.answered:
-            self._answer(answered)
+            self._answer(answered, news.seconds)
         if news.answered:
             self._changed.set()
             self._send_on()
@@ -137,6 +141,8 @@ class TensorLane(BaseLane):
 
     def attach(self, model: Offered, supervisor: Supervisor) -> None:
         self.model, self._supervisor = model, supervisor
+        if self.statistics.version != model.version:
+            self.statistics = Statistics(model.version)
 
     def detach(self) -> None:
         self._supervisor = None
@@ -186,7 +192,7 @@ class TensorLane(BaseLane):
             self._sent[id] = self._waiting.pop(id)
             self._has_alone = job.alone
 
-    def _answer(self, answered: Answered) -> None:
+    def _answer(self, answered: Answered, computing: float) -> None:
         job = self._sent.get(answered.id)
         if job is None:  # it was cancelled meanwhile
             return
@@ -194,12 +200,18 @@ class TensorLane(BaseLane):
             return self._end(job, BY_CODE.get(answered.code, InternalError)(answered.message))
         job.ticket.put(Outputs(answered.outputs))
         self._telemetry.finished("stop")
-        self._telemetry.e2e.observe(time.monotonic() - job.arrived)
+        took = time.monotonic() - job.arrived
+        self._telemetry.e2e.observe(took)
+        self.statistics.answered(self._rows(job), took, computing, time.time())
         self._forget(job)
         job.ticket.end()
 
+    def _rows(self, job: _Job) -> int:
+        return job.ticket.request.inputs[0].shape[0] if self.model.batches else 1
+
     def _end(self, job: _Job, error: AgentError) -> None:
         self._telemetry.failed(error.code)
+        self.statistics.failed(time.monotonic() - job.arrived)
         self._forget(job)
         job.ticket.end(error)
 
@@ -213,6 +225,7 @@ class TensorLane(BaseLane):
             self._supervisor.send(Cancel(ticket.id))
         job = self._sent.get(ticket.id) or self._waiting[ticket.id]
         self._telemetry.failed("cancelled")
+        self.statistics.failed(time.monotonic() - job.arrived)
         self._forget(job)
         self._changed.set()
 
