@@ -176,6 +176,8 @@ class Settings(BaseSettings):
     @field_validator("grpc_port", mode="before")
     @classmethod
     def _grpc_may_be_off(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "none" and not value.strip().isdecimal():
+            raise ValueError("must be a port, or 'none'")
         return None if value == "none" else value
 
     @field_validator("mqtt_url")

@@ -16,7 +16,7 @@ from agent.doors.grpc.health import Health
 from agent.doors.grpc.service import service
 from agent.doors.node_face import Node
 
-AGAIN_S = 10.0  # between attempts to get the port
+AGAIN_S = 3.0  # between attempts to get the port
 CLOSING_S = 1.0  # for answers that are on their way out; idle streams are ended then
 CALLS = 256  # at once; more are refused before their tensors are read
 OPTIONS = {
@@ -39,7 +39,8 @@ async def serve(node: Node) -> None:
             break
         except RuntimeError:
             says = f"cannot listen on {host}, port {port}: another program has it; see AUTOGLM_GRPC_PORT"
-            log.warning("no grpc", reason=says, again_in_s=AGAIN_S)
+            if node.doors.get("grpc") != says:
+                log.warning("no grpc", reason=says, again_in_s=AGAIN_S)
             node.doors["grpc"] = says
         await asyncio.sleep(AGAIN_S)
     await server.start()
