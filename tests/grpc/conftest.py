@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -104,3 +108,24 @@ def tensor(
     one = triton.InferInput(name, shape, datatype)
     one.set_data_from_numpy(np.ones(shape, np.float32) if values is None else values)
     return one
+
+
+@contextmanager
+def stopped_worker(
+    agent: Agent, client: triton.InferenceServerClient, model: str, inputs: list[triton.InferInput]
+) -> Iterator[None]:
+    """A model's Worker, loaded, hears nothing for a while."""
+    client.infer(model, inputs)
+    (worker,) = [one["worker"]["pid"] for one in agent.status()["models"] if one["name"] == model]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def until_running(agent: Agent, count: int) -> None:
+    until = time.monotonic() + 20
+    while (now := agent.status()["running"]) != count:
+        assert time.monotonic() < until, f"{now} run"
+        time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.grpc.conftest import address, tensor
-from tests.support.agent import Agent
+from tests.grpc.conftest import SMALL, address, pull, stopped_worker, tensor, until_running
+from tests.support.agent import Agent, free_port
+from tests.support.onnx_file import write_onnx
 
 Client = triton.InferenceServerClient
 
@@ -130,3 +132,22 @@ def test_a_taken_port_is_told_of_and_taken_once_it_is_free(start_agent: Callable
 def test_without_a_port_there_is_no_door_and_grpc_is_not_even_loaded(echo_agent: Agent) -> None:
     assert "grpc" not in echo_agent.status()["doors"]
     assert "cygrpc" not in Path(f"/proc/{echo_agent.pid}/maps").read_text()
+
+
+def test_at_its_end_running_calls_are_answered_and_new_ones_refused(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    agent = start_agent(AUTOGLM_GRPC_PORT=str(free_port()), AUTOGLM_MAX_BATCH_SIZE="1", AUTOGLM_THREADS="1")
+    pull(agent, write_onnx(tmp_path / "wide.onnx", **SMALL["wide"]), "wide")
+    one = [tensor("x", [1, 2])]
+    heard: queue.Queue[Any] = queue.Queue()
+    with Client(address(agent)) as client:
+        with stopped_worker(agent, client, "wide", one):
+            client.async_infer("wide", one, lambda result, error: heard.put(error or result.as_numpy("y")))
+            until_running(agent, 1)
+            assert agent.process is not None
+            agent.process.terminate()
+            while (code := status(client.infer, "wide", one, client_timeout=0.5)) != "UNAVAILABLE":
+                assert code == "DEADLINE_EXCEEDED"  # it has not heard the signal yet
+        assert heard.get(timeout=20).tolist() == [[1, 1]]
+        assert agent.stop() == 0

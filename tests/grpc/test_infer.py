@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.grpc.conftest import Rows, address, asked, rows, tensor
+from tests.grpc.conftest import Rows, address, asked, rows, stopped_worker, tensor, until_running
 from tests.support.agent import Agent
 
 Client = triton.InferenceServerClient
@@ -96,28 +93,8 @@ def test_a_stream_answers_in_the_order_of_its_requests_and_outlives_an_error(
     assert heard.empty()
 
 
-@contextmanager
-def stopped_worker(agent: Agent) -> Iterator[None]:
-    """magika's Worker, loaded, hears nothing for a while."""
-    with Client(address(agent)) as client:
-        client.infer("magika", asked(rows(1)))
-    (worker,) = [one["worker"]["pid"] for one in agent.status()["models"] if one["name"] == "magika"]
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker, signal.SIGCONT)
-
-
-def until_running(agent: Agent, count: int) -> None:
-    until = time.monotonic() + 20
-    while (now := agent.status()["running"]) != count:
-        assert time.monotonic() < until, f"{now} run"
-        time.sleep(0.01)
-
-
 def test_a_caller_that_cancels_is_let_go(grpc_agent: Agent, client: Client) -> None:
-    with stopped_worker(grpc_agent):
+    with stopped_worker(grpc_agent, client, "magika", asked(rows(1))):
         ended: queue.Queue[Any] = queue.Queue()
         call = client.async_infer("magika", asked(rows(1)), lambda result, error: ended.put(error))
         until_running(grpc_agent, 1)
@@ -128,7 +105,7 @@ def test_a_caller_that_cancels_is_let_go(grpc_agent: Agent, client: Client) -> N
 
 
 def test_a_stream_that_is_cancelled_lets_all_of_its_requests_go(grpc_agent: Agent, client: Client) -> None:
-    with stopped_worker(grpc_agent):
+    with stopped_worker(grpc_agent, client, "magika", asked(rows(1))):
         client.start_stream(lambda result, error: None)
         for _ in range(40):
             client.async_stream_infer("magika", asked(rows(1)))
@@ -139,7 +116,7 @@ def test_a_stream_that_is_cancelled_lets_all_of_its_requests_go(grpc_agent: Agen
 
 
 def test_a_deadline_of_the_call_or_in_the_request_ends_it(grpc_agent: Agent, client: Client) -> None:
-    with stopped_worker(grpc_agent):
+    with stopped_worker(grpc_agent, client, "magika", asked(rows(1))):
         with pytest.raises(InferenceServerException) as caught:
             client.infer("magika", asked(rows(1)), client_timeout=0.2)
         assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
