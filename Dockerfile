@@ -33,7 +33,7 @@ ENV PATH=/opt/autoglm/.venv/bin:$PATH \
     AUTOGLM_HTTP_HOST=0.0.0.0 \
     AUTOGLM_HTTP_PORT=8080
 VOLUME /var/lib/autoglm
-EXPOSE 8080
+EXPOSE 8080 8081
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"AUTOGLM_HTTP_PORT\"]}/healthz', timeout=4)"]
 STOPSIGNAL SIGTERM

@@ -8,7 +8,7 @@ export CUDA ?= auto
 RUNTIME := .venv/.installed-cuda-$(CUDA)
 DEV := .venv/.installed-dev
 
-.PHONY: help install run dev test check format bench clean
+.PHONY: help install run dev test check format bench protos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ format: $(DEV) ## Format the code and mend what lint can mend
 
 bench: $(DEV) ## Measure this agent beside its peers (ARGS="--help" for choices)
 	.venv/bin/python -m bench $(ARGS)
+
+protos: $(DEV) ## Make the gRPC door's messages anew from its oip.proto
+	.venv/bin/pip install --quiet grpcio-tools==1.81.1
+	.venv/bin/python -m grpc_tools.protoc -I agent/doors/grpc --python_out=agent/doors/grpc --pyi_out=agent/doors/grpc oip.proto
 
 clean: ## Remove .venv and caches; the shelf stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

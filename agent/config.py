@@ -35,7 +35,7 @@ from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CONFIG_FILE = Path("/etc/autoglm/agent.toml")
-BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|GRPC_PORT|CLOUD_.*)")  # variables that are no settings here
+BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|CLOUD_.*)")  # variables that are no settings here
 
 
 def _is_name(value: str) -> str:
@@ -134,9 +134,10 @@ class Settings(BaseSettings):
     load_deadline_s: float = Field(default=300, gt=0)  # the same while it loads
     drain_s: float = Field(default=30, ge=0)  # how long running Requests may go on at a swap or a stop
 
-    # HTTP
+    # HTTP and gRPC
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
+    grpc_port: int | None = Field(default=8081, ge=0, le=65535)  # on http_host; "none": no gRPC
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     body_timeout_s: float = Field(default=30, gt=0)
     allowed_hosts: Annotated[list[str], NoDecode] = []  # besides loopback names and http_host; "*": all
@@ -171,6 +172,13 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError("must be names with commas between, or a JSON list") from None
         return [host.strip() for host in value.split(",") if host.strip()]
+
+    @field_validator("grpc_port", mode="before")
+    @classmethod
+    def _grpc_may_be_off(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "none" and not value.strip().isdecimal():
+            raise ValueError("must be a port, or 'none'")
+        return None if value == "none" else value
 
     @field_validator("mqtt_url")
     @classmethod

@@ -27,7 +27,7 @@ def configure(level: str = "info", format: Literal["auto", "text", "json"] = "au
         )
     )
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
-    for chatty in ("httpx", "httpcore", "asyncio"):
+    for chatty in ("httpx", "httpcore", "asyncio", "grpc"):
         logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

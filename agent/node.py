@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import resource
 import signal
 import time
@@ -17,6 +16,7 @@ from agent.arrivals import Arrivals
 from agent.canaries import Trial
 from agent.config import Settings
 from agent.data_dir import only_one
+from agent.doors import plugins
 from agent.pulls import Report
 from agent.residents import Residents
 from agent.serving import Serving
@@ -109,8 +109,7 @@ class Node:
                         self.serving.shadow.run(),
                         self._tell_systemd(),
                         self._watchdog(),
-                        self._open("http"),
-                        *((self._open("mqtt"),) if self.settings.mqtt_url else ()),
+                        plugins.serve(self),
                         self.templates.start(),
                     )
                 ]
@@ -121,11 +120,6 @@ class Node:
         finally:
             await self.templates.close()
         logger.info("stopped")
-
-    async def _open(self, door: str) -> None:
-        """Serve at a door. Its code is half of the agent's; it is imported beside the Worker's load."""
-        module = await asyncio.to_thread(importlib.import_module, f"agent.doors.{door}.door")
-        await module.serve(self)
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""

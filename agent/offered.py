@@ -31,6 +31,18 @@ class Offered:
         return self.info.context if isinstance(self.info, EngineInfo) else self.trained_context
 
     @property
+    def batches(self) -> bool:
+        """Whether Requests can be joined along the first axis of all inputs and outputs."""
+        if self.tensors is None:
+            return False
+        return all(spec.shape[:1] == (None,) for spec in (*self.tensors.inputs, *self.tensors.outputs))
+
+    @property
+    def runners(self) -> int | None:
+        """Runs at once, of a Model of tensors that is loaded."""
+        return self.info.runners if isinstance(self.info, TensorInfo) else None
+
+    @property
     def platform(self) -> str:
         """What kind of file it is, as the Open Inference Protocol asks."""
         return "llama_cpp_gguf" if self.tensors is None else "onnxruntime_onnx"

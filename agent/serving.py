@@ -12,6 +12,7 @@ from agent.offered import Offered
 from agent.request import Request
 from agent.route import Lane, Live, Route
 from agent.shadow import Shadow
+from agent.statistics import Statistics
 from agent.supervisor import State
 from agent.telemetry import Telemetry
 from agent.tensor import Inference
@@ -82,6 +83,13 @@ class Serving:
         """Whether a Model, the default unless named, would answer now, and why not."""
         live = self._find(name)
         return live.ready() if live else (False, self._held)
+
+    def statistics(self, name: str) -> list[Statistics]:
+        """What the live Versions of a Model of tensors, or the one that is named, have done."""
+        route = self._routes.get(name.partition(":")[0])
+        live = route.live if route and ":" not in name else [self._find(name)]
+        lanes = [one.lanes[0] for one in live if one]
+        return [lane.statistics for lane in lanes if isinstance(lane, TensorLane)]
 
     def status(self) -> dict[str, Any]:
         """For `/status`: sums over all Models, a row for each of their Workers, and the default's Worker."""

@@ -7,6 +7,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from agent.frames import Beat, Ran
+from agent.statistics import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,6 +29,7 @@ class Telemetry:
         make = _Maker(self.registry)
         self.refused = make.counter("request_refused", "Requests refused at the door, by code.", "code")
         self.http_requests = make.counter("http_requests", "HTTP requests.", "route", "status")
+        self.grpc_requests = make.counter("grpc_requests", "gRPC requests.", "method", "code")
         self.mqtt_messages = make.counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
         self.mqtt_connected = make.gauge("mqtt_connected", "1 while the broker is connected.")
 
@@ -53,6 +55,7 @@ class ModelTelemetry:
     def __init__(self, of: _Families, name: str, version: str) -> None:
         self._families = of
         self._labels = {"model_name": name, "version": version}
+        self.statistics = Statistics(version)
         self._running, self._waiting = self._mine(of.running), self._mine(of.waiting)
         self._waiting_tokens = self._mine(of.waiting_tokens)
         self.rerun, self.queue_time = self._mine(of.rerun), self._mine(of.queue_time)

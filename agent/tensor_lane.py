@@ -27,6 +27,7 @@ from agent.frames import Answered, Cancel, Infer, Ran
 from agent.job import LIVES
 from agent.limits import Limits
 from agent.offered import Offered
+from agent.statistics import Statistics
 from agent.supervisor import State
 from agent.telemetry import ModelTelemetry
 from agent.tensor import Inference, Outputs, Tensor
@@ -73,6 +74,11 @@ class TensorLane(BaseLane):
         self._has_alone = False  # what was sent last has the Worker to itself
         self._changed = asyncio.Event()
 
+    @property
+    def statistics(self) -> Statistics:
+        """Of its Version, whatever lanes that has."""
+        return self._telemetry.statistics
+
     # What serving calls.
 
     def infer(self, asked: Inference) -> TensorTicket:
@@ -115,8 +121,10 @@ class TensorLane(BaseLane):
 
     def worker_said(self, news: Ran) -> None:
         self._telemetry.ran(news)
+        if any(answered.outputs is not None for answered in news.answered):
+            self.statistics.ran(news.rows, news.seconds)
         for answered in news.answered:
-            self._answer(answered)
+            self._answer(answered, news.seconds)
         if news.answered:
             self._changed.set()
             self._send_on()
@@ -196,7 +204,7 @@ class TensorLane(BaseLane):
             self._sent[id] = self._waiting.pop(id)
             self._has_alone = job.alone
 
-    def _answer(self, answered: Answered) -> None:
+    def _answer(self, answered: Answered, computing: float) -> None:
         job = self._sent.get(answered.id)
         if job is None:  # it was cancelled meanwhile
             return
@@ -204,12 +212,18 @@ class TensorLane(BaseLane):
             return self._end(job, BY_CODE.get(answered.code, InternalError)(answered.message))
         job.ticket.put(Outputs(answered.outputs))
         self._telemetry.finished("stop")
-        self._telemetry.e2e.observe(time.monotonic() - job.arrived)
+        took = time.monotonic() - job.arrived
+        self._telemetry.e2e.observe(took)
+        self.statistics.answered(self._rows(job), took, computing, time.time())
         self._forget(job)
         job.ticket.end()
 
+    def _rows(self, job: _Job) -> int:
+        return job.ticket.request.inputs[0].shape[0] if self.model.batches else 1
+
     def _end(self, job: _Job, error: AgentError) -> None:
         self._telemetry.failed(error.code)
+        self.statistics.failed(time.monotonic() - job.arrived)
         self._forget(job)
         job.ticket.end(error)
 
@@ -223,6 +237,7 @@ class TensorLane(BaseLane):
             self._supervisor.send(Cancel(ticket.id))
         job = self._sent.get(ticket.id) or self._waiting[ticket.id]
         self._telemetry.failed("cancelled")
+        self.statistics.failed(time.monotonic() - job.arrived)
         self._forget(job)
         self._changed.set()
 

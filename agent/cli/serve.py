@@ -80,6 +80,8 @@ def _greet(settings: Settings) -> None:
         mqtt = str(settings.public()["mqtt_url"])
     err.print(f"[bold]Open-AutoGLM Edge[/bold], node {settings.node}")
     err.print(f"  HTTP   {url}/v1   (pages: {url}/docs)")
+    grpc = "off" if settings.grpc_port is None else f"{settings.http_host}:{settings.grpc_port}"
+    err.print(f"  gRPC   {grpc}")
     err.print(f"  MQTT   {mqtt}")
     command = "autoglm" if shutil.which("autoglm") else os.path.relpath(sys.argv[0])
     err.print(f"  Model  {settings.model}", markup=False)

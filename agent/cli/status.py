@@ -33,7 +33,10 @@ def _rows(node: Node, told: Told) -> Iterator[tuple[str, str]]:
     settings = told["settings"]
     yield "node", f"{told['node']}, version {told['version']}, up for {duration(told['uptime_s'])}"
     yield "http", f"http://{settings['http_host']}:{settings['http_port']} (this command: {node.where})"
-    yield "mqtt", _mqtt(settings, told.get("doors", {}))
+    doors = told.get("doors", {})
+    yield "grpc", doors.get("grpc", "off")
+    yield "mqtt", _mqtt(settings, doors)
+    yield from ((name, says) for name, says in doors.items() if name not in ("grpc", "mqtt"))
     yield "ready", "yes" if told["ready"] else f"no: {told['reason']}"
     if not told["models"]:
         yield "model", f"none yet; asked for {settings['model']}"

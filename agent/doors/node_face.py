@@ -1,4 +1,4 @@
-"""What the HTTP door asks of the node."""
+"""What a door may ask of the node, whoever wrote it."""
 
 from __future__ import annotations
 

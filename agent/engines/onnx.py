@@ -66,7 +66,12 @@ class OnnxEngine:
             inputs=tuple(map(_spec, self._session.get_inputs())),
             outputs=tuple(map(_spec, self._session.get_outputs())),
             runners=int(settings["runners"]),
-            details={"onnxruntime": ort.__version__, "providers": used, "threads": settings["threads"]},
+            details={
+                "onnxruntime": ort.__version__,
+                "providers": used,
+                "threads": settings["threads"],
+                "cap": settings.get("cap"),  # rows of a batch
+            },
         )
 
 

@@ -210,7 +210,7 @@ def test_a_shadow_gives_way_where_the_node_has_something_to_do(agent: Agent, new
     shadow = pull(agent, new, shadow=True)
     assert agent.chat("x" * 1500).status_code == 200  # a copy of over a second begins now
     until(lambda: live(agent)[shadow]["running"] == 1)
-    assert agent.chat("in between").status_code == 200
+    assert agent.chat("in between " * 20).status_code == 200
     until(lambda: live(agent)[shadow]["compared"].get("skipped") == 1)
 
 

@@ -73,6 +73,7 @@ class Agent:
             "PYTHONPATH": str(PLUGINS),
             "AUTOGLM_DATA_DIR": str(self.data_dir),
             "AUTOGLM_HTTP_PORT": str(self.port),
+            "AUTOGLM_GRPC_PORT": "none",
             "AUTOGLM_LOG_LEVEL": "debug",
             "AUTOGLM_CONFIG": os.devnull,
             **self.environment,

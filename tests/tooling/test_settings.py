@@ -15,6 +15,7 @@ from tests.tooling.command import run
     ("name", "value", "says"),
     [
         ("AUTOGLM_HTTP_PORT", "eighty", "AUTOGLM_HTTP_PORT: Input should be a valid integer"),
+        ("AUTOGLM_GRPC_PORT", "off", "AUTOGLM_GRPC_PORT: must be a port, or 'none'"),
         ("AUTOGLM_NODE", "edge 7", "AUTOGLM_NODE: must be 1 to 64 letters of A-Z a-z 0-9 . _ -"),
         ("AUTOGLM_API_KEYS", "secret", "AUTOGLM_API_KEYS must be JSON"),
         ("AUTOGLM_API_KEYS", '[{"name": "a"}]', "AUTOGLM_API_KEYS[0]: the key named 'a' needs `sha256` or"),
@@ -55,7 +56,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(text: str, says: str, tmp_path
 
 
 def test_a_variable_that_is_no_setting_is_warned_of(start_agent: Callable[..., Agent]) -> None:
-    agent = start_agent(AUTOGLM_QUEU_REQUESTS="5", AUTOGLM_CLOUD_URL="", AUTOGLM_GRPC_PORT="1")
+    agent = start_agent(AUTOGLM_QUEU_REQUESTS="5", AUTOGLM_CLOUD_URL="")
     warnings = [line for line in agent.log.splitlines() if "there is no setting" in line]
     agent.stop()
     assert len(warnings) == 1

@@ -30,6 +30,11 @@ class UnsupportedMedia(BadRequest):
     code = "unsupported_media_type"
 
 
+class NotSupported(BadRequest):
+    status = 501
+    code = "not_supported"
+
+
 class HostNotAllowed(Forbidden):
     code = "host_not_allowed"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,6 +23,7 @@ MOST_TENSORS = 1024
 MOST_DIMS = 16
 MOST_ELEMENTS = 1 << 40
 MOST_SESSION = 256
+NOT_HERE = {"classification", "shared_memory_region"}  # parameters of Triton's, for inputs and outputs
 
 
 class _Input(msgspec.Struct):
@@ -73,21 +75,36 @@ def read(body: bytes, header_length: int | None, *, model: str, sender: str) -> 
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     inputs = _inputs(parsed, memoryview(body)[len(head) :])
-    parameters = parsed.parameters
-    asked = Inference(
+    outputs = {one.name: one.parameters for one in parsed.outputs}
+    asked = inference(inputs, outputs, parsed.parameters, model=model, sender=sender)
+    flags = {
+        one.name: one.parameters["binary_data"] for one in parsed.outputs if "binary_data" in one.parameters
+    }
+    return asked, Wanted(parsed.id, parsed.parameters.get("binary_data_output") is True, flags)
+
+
+def inference(
+    inputs: tuple[Tensor, ...],
+    outputs: Mapping[str, Mapping[str, Any]],
+    parameters: Mapping[str, Any],
+    *,
+    model: str,
+    sender: str,
+) -> Inference:
+    """Whatever carried them. `outputs` have their parameters, by name. Raises BadRequest."""
+    for about in outputs.values():
+        if unknown := NOT_HERE & about.keys():
+            raise BadRequest(f"an output is asked for with '{min(unknown)}', which this node does not have")
+    return Inference(
         id=f"infer-{secrets.token_hex(8)}",
         model=model,
         inputs=inputs,
-        outputs=tuple(one.name for one in parsed.outputs),
+        outputs=tuple(outputs),
         priority=_number(parameters, "priority", 5, 0, 9),
         deadline=_deadline(parameters),
         sender=sender,
         session=_session(parameters, sender),
     )
-    flags = {
-        one.name: one.parameters["binary_data"] for one in parsed.outputs if "binary_data" in one.parameters
-    }
-    return asked, Wanted(parsed.id, parameters.get("binary_data_output") is True, flags)
 
 
 def _inputs(body: _Body, rest: memoryview) -> tuple[Tensor, ...]:
@@ -112,13 +129,7 @@ def _inputs(body: _Body, rest: memoryview) -> tuple[Tensor, ...]:
 
 def _tensor(one: _Input, raw: bytes | None) -> Tensor:
     name = one.name[:100]
-    if one.datatype not in SIZES and one.datatype != "BYTES":
-        raise BadRequest(f"input '{name}': the datatype '{one.datatype[:20]}' is not known")
-    if len(one.shape) > MOST_DIMS or any(size < 0 for size in one.shape):
-        raise BadRequest(f"input '{name}' has an impossible shape")
-    count = prod(one.shape)
-    if count > MOST_ELEMENTS:
-        raise BadRequest(f"input '{name}' would have {count} elements")
+    count = check_input(name, one.datatype, one.shape, one.parameters)
     if raw is None:
         if one.data is None:
             raise BadRequest(f"input '{name}' has no data")
@@ -126,11 +137,25 @@ def _tensor(one: _Input, raw: bytes | None) -> Tensor:
     elif one.data is not None:
         raise BadRequest(f"input '{name}' has both data and binary_data_size")
     else:
-        _check_size(name, one.datatype, raw, count)
+        check_size(name, one.datatype, raw, count)
     return Tensor(one.name, one.datatype, tuple(one.shape), raw)
 
 
-def _check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
+def check_input(name: str, datatype: str, shape: Sequence[int], parameters: Mapping[str, Any]) -> int:
+    """How many elements an input that is so described has. Raises BadRequest."""
+    if datatype not in SIZES and datatype != "BYTES":
+        raise BadRequest(f"input '{name}': the datatype '{datatype[:20]}' is not known")
+    if len(shape) > MOST_DIMS or any(size < 0 for size in shape):
+        raise BadRequest(f"input '{name}' has an impossible shape")
+    if (count := prod(shape)) > MOST_ELEMENTS:
+        raise BadRequest(f"input '{name}' would have {count} elements")
+    if unknown := NOT_HERE & parameters.keys():
+        raise BadRequest(f"input '{name}' has '{min(unknown)}', which this node does not have")
+    return count
+
+
+def check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
+    """Whether raw bytes are so many elements. Raises BadRequest."""
     if datatype != "BYTES":
         if len(raw) != count * SIZES[datatype]:
             says = f"{len(raw)} bytes, and its shape asks for {count * SIZES[datatype]}"
@@ -144,14 +169,14 @@ def _check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
         raise BadRequest(f"input '{name}' has {there} values, and its shape asks for {count}")
 
 
-def _number(parameters: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+def _number(parameters: Mapping[str, Any], name: str, default: int, least: int, most: int) -> int:
     value = parameters.get(name, default)
     if type(value) is not int or not least <= value <= most:
         raise BadRequest(f"the parameter '{name}' must be a whole number from {least} to {most}")
     return value
 
 
-def _session(parameters: dict[str, Any], sender: str) -> str:
+def _session(parameters: Mapping[str, Any], sender: str) -> str:
     """Triton's `sequence_id`: who keeps the Version that answered; 0 is nobody."""
     given = parameters.get("sequence_id") or ""
     if not isinstance(given, int | str) or len(str(given)) > MOST_SESSION:
@@ -161,7 +186,7 @@ def _session(parameters: dict[str, Any], sender: str) -> str:
     return f"{sender}/{given}" if given else ""
 
 
-def _deadline(parameters: dict[str, Any]) -> float | None:
+def _deadline(parameters: Mapping[str, Any]) -> float | None:
     """`timeout` is in microseconds, as Triton's is."""
     microseconds = parameters.get("timeout")
     if microseconds in (None, 0):

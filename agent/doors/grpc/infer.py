@@ -1,0 +1,38 @@
+"""ModelInfer: one Inference, which ends with its caller."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.access import Caller
+from agent.doors.grpc import oip_pb2 as pb
+from agent.doors.grpc.guard import Context
+from agent.doors.grpc.tensors import answer, read
+from agent.doors.inference_protocol.models import find
+from agent.doors.node_face import Node
+from agent.doors.openai.strict_json import LARGE
+from agent.tensor import Inference
+
+
+async def infer(
+    node: Node, request: pb.ModelInferRequest, caller: Caller, context: Context
+) -> pb.ModelInferResponse:
+    """Raises AgentError. A client that cancels, goes away or waits no longer cancels this task."""
+    name = find(node, caller, request.model_name, request.model_version).name
+    model = f"{name}:{request.model_version}" if request.model_version else name
+    asked = await _read(request, context.time_remaining(), model=model, sender=caller.sender)
+    ticket = node.serving.infer(asked)
+    try:
+        return answer(request.id, name, ticket.version, await ticket.only())
+    finally:
+        ticket.cancel()
+
+
+async def _read(
+    request: pb.ModelInferRequest, remaining: float | None, *, model: str, sender: str
+) -> Inference:
+    """Beside the event loop where it takes long: typed values are read one by one."""
+    raw = list(request.raw_input_contents)
+    if raw and sum(map(len, raw)) <= LARGE:
+        return read(request, raw, remaining, model=model, sender=sender)
+    return await asyncio.to_thread(read, request, raw, remaining, model=model, sender=sender)
