@@ -58,7 +58,7 @@ class Residents:
         """Offer what is on the shelf, get and load the default Model, unload what nobody uses."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            group.create_task(self._offer_shelf())
+            group.create_task(self._load_pinned())
             await self._begin()
             self.settled.set()
             while True:
@@ -168,6 +168,13 @@ class Residents:
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
 
+    async def _load_pinned(self) -> None:
+        """Offer all, then load those that are to be there always, once the default has had its turn."""
+        await self._offer_shelf()
+        await self.settled.wait()
+        for resident in [one for one in self._all.values() if one.pinned]:
+            self._used(resident.lane, None)
+
     async def _offer(self, version: Version) -> tuple[Resident, Offered]:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
         offered = await asyncio.to_thread(describe, version)
@@ -178,15 +185,17 @@ class Residents:
             return resident, offered
         telemetry = self._telemetry.model(offered.name)
         lane = self._lane(offered, telemetry)
-        resident = Resident(lane, self._settings, telemetry, self._tasks())
+        resident = Resident(lane, self._settings.of(offered.name), telemetry, self._tasks())
+        resident.pinned = self._settings.own(offered.name).pinned
         self._all[offered.name] = resident
         self._serving.open(lane)
         return resident, offered
 
     def _lane(self, offered: Offered, telemetry: ModelTelemetry) -> Lane:
+        settings = self._settings.of(offered.name)
         if offered.tensors is not None:
-            return TensorLane(offered, self._settings, telemetry, self._limits, self._used)
-        return TextLane(offered, self._settings, telemetry, self._templates, self._limits, self._used)
+            return TensorLane(offered, settings, telemetry, self._limits, self._used)
+        return TextLane(offered, settings, telemetry, self._templates, self._limits, self._used)
 
     async def _reconsider(self, resident: Resident) -> None:
         """Versions of a Model at rest were removed."""
@@ -202,7 +211,8 @@ class Residents:
         resident = self._all.get(version.model)
         if resident and resident.loaded:
             return resident.loaded.offered.version != version.version
-        return self._serving.find("") is None or (resident is not None and resident.pinned)
+        pinned = resident.pinned if resident else self._settings.own(version.model).pinned
+        return pinned or self._serving.find("") is None
 
     def _used(self, lane: Lane, keep_alive: float | None) -> None:
         resident = self._all[lane.model.name]

@@ -29,7 +29,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("agent/engines/onnx.py",),
     "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
     "prometheus_client": ("agent/telemetry.py",),
-    "pydantic": ("agent/config.py", "agent/duration.py", "agent/doors/", "agent/cli/node.py", "models/"),
+    "pydantic": (
+        *("agent/config.py", "agent/model_settings.py", "agent/duration.py", "agent/doors/"),
+        *("agent/cli/node.py", "models/"),
+    ),
     "pydantic_core": ("agent/doors/openai/",),
     "pydantic_settings": ("agent/config.py",),
     "rich": ("agent/cli/screen.py",),

@@ -44,15 +44,28 @@ def models(json: bool) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("MODEL", "VERSION", "LOADED", "SIZE"),
+            ("MODEL", "VERSION", "LOADED", "ENGINE", "RUNS BY", "SIZE"),
             [
-                (row["model"], row["version"], "yes" if row["loaded"] else "", size(row["size"]))
+                (
+                    *(row["model"], row["version"], "yes" if row["loaded"] else ""),
+                    *(row["engine"], _runs_by(row["chosen"]), size(row["size"])),
+                )
                 for row in rows
             ],
             numbers=1,
         )
     else:
         err.print("The shelf is empty. Bring the default model: autoglm pull " + settings.model)
+
+
+def _runs_by(chosen: dict[str, Any]) -> str:
+    """What this device's trial chose, or the settings did; "" where it was never loaded here."""
+    if "cap" in chosen:
+        speed = f", {chosen['rows_per_s']:.0f} rows/s" if chosen.get("rows_per_s") else ""
+        return f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}{speed}"
+    if "kv_type" in chosen:
+        return f"KV {chosen['kv_type']}, flash {chosen['flash_attention']}"
+    return ""
 
 
 def load(name: str) -> None:
@@ -151,19 +164,10 @@ def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:
+    from agent import listing
     from models.shelf import Shelf
 
     if node:
         rows: list[dict[str, Any]] = node.get("/api/models")
         return rows
-    versions = Shelf(settings.data_dir / "models").versions()
-    return [
-        {
-            "model": each.model,
-            "version": each.version,
-            "size": each.size,
-            "path": str(each.path),
-            "loaded": False,
-        }
-        for each in versions
-    ]
+    return listing.rows(settings, Shelf(settings.data_dir / "models"), {})

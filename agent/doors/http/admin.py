@@ -19,6 +19,7 @@ from agent.doors.openai.bodies import PullBody
 from agent.doors.openai.requests import bad_request
 from agent.doors.openai.strict_json import load_object
 from agent.errors import AgentError, BadRequest, ModelNotFound
+from agent.listing import rows
 from models.errors import ModelError, NotOnShelf
 
 
@@ -29,20 +30,8 @@ def admin_routes(node: Node) -> APIRouter:
     async def shelf(request: Request) -> Response:
         """List the Versions on the shelf."""
         request.state.caller.needs_admin()
-        versions = await asyncio.to_thread(node.shelf.versions)
-        loaded = {(one.name, one.version) for one in node.serving.offered() if one.info}
-        return json_response(
-            [
-                {
-                    "model": one.model,
-                    "version": one.version,
-                    "size": one.size,
-                    "path": str(one.path),
-                    "loaded": (one.model, one.version) in loaded,
-                }
-                for one in versions
-            ]
-        )
+        loaded = {(one.name, one.version): one.info for one in node.serving.offered() if one.info}
+        return json_response(await asyncio.to_thread(rows, node.settings, node.shelf, loaded))
 
     @router.post("/pull", **documented(PullBody, "A JSON object a line.", "application/x-ndjson"))
     async def pull(request: Request) -> Response:
@@ -53,7 +42,7 @@ def admin_routes(node: Node) -> APIRouter:
             body = PullBody.model_validate(values)
         except ValidationError as error:
             raise bad_request(error) from None
-        return StreamingResponse(_rows(node.pull(body.source, body.name)), media_type="application/x-ndjson")
+        return StreamingResponse(_lines(node.pull(body.source, body.name)), media_type="application/x-ndjson")
 
     @router.delete("/models/{name}", **documented(None, "What was removed."))
     async def remove(request: Request, name: str) -> Response:
@@ -68,9 +57,9 @@ def admin_routes(node: Node) -> APIRouter:
     return router
 
 
-async def _rows(rows: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     try:
-        async for row in rows:
+        async for row in told:
             yield _line(row)
     except AgentError as error:
         yield _line(error_object(error))

@@ -78,7 +78,7 @@ def read(body: bytes, header_length: int | None, *, model: str, sender: str) -> 
         model=model,
         inputs=inputs,
         outputs=tuple(one.name for one in parsed.outputs),
-        priority=_number(parameters, "priority", 5, 0, 9),
+        priority=_priority(parameters),
         deadline=_deadline(parameters),
         sender=sender,
     )
@@ -142,10 +142,10 @@ def _check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
         raise BadRequest(f"input '{name}' has {there} values, and its shape asks for {count}")
 
 
-def _number(parameters: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = parameters.get(name, default)
-    if type(value) is not int or not least <= value <= most:
-        raise BadRequest(f"the parameter '{name}' must be a whole number from {least} to {most}")
+def _priority(parameters: dict[str, Any]) -> int | None:
+    value = parameters.get("priority")
+    if value is not None and (type(value) is not int or not 0 <= value <= 9):
+        raise BadRequest("the parameter 'priority' must be a whole number from 0 to 9")
     return value
 
 
