@@ -56,9 +56,11 @@ class Node:
             "settings": self.settings.public(),
         }
 
-    async def pull(self, source: str, name: str | None = None) -> AsyncIterator[dict[str, Any]]:
+    async def pull(
+        self, source: str, name: str | None = None, quantize: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """Put a Version on the shelf, and serve it if it is of the Model served. Rows of progress."""
-        async for row in self.residents.pull(source, name):
+        async for row in self.residents.pull(source, name, quantize):
             yield row
 
     async def remove(self, name: str) -> list[Manifest]:

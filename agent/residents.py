@@ -72,13 +72,13 @@ class Residents:
     async def close(self) -> None:
         await asyncio.gather(*(one.stop() for one in self._all.values()))
 
-    async def pull(self, source: str, name: str | None) -> AsyncIterator[dict[str, Any]]:
+    async def pull(self, source: str, name: str | None, quantize: bool) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then what was pulled. A loaded Model changes to it. Raises ModelError."""
-        task, rows = started(source, name, self._shelf)
+        task, rows = started(source, name, self._shelf, self._settings if quantize else None)
         try:
             while (progress := await rows.get()) is not None:
                 yield {"phase": progress.phase, "done": progress.done, "total": progress.total}
-            version = await task
+            version, decision = await task
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -87,7 +87,8 @@ class Residents:
             await self.load(version)
         else:
             await self._offer(version)
-        yield {"model": version.model, "version": version.version, "path": str(version.path)}
+        told = {"model": version.model, "version": version.version, "path": str(version.path)}
+        yield told | ({"quantized": decision} if decision else {})
 
     async def load(self, version: Version) -> None:
         """Serve this Version: by drain and swap where another of its Model is loaded.

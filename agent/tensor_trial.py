@@ -61,8 +61,8 @@ def trials(load: Load, candidates: list[Choice], size: int) -> Iterator[tuple[in
             yield index, seconds
     best = sorted(found, key=lambda index: found[index][0])[:2]
     finalists = {index: runs for index in best if (runs := found[index][1])}
-    for index, seconds in in_turn(finalists, until).items():
-        yield index, min(seconds, found[index][0])
+    for index, all_seconds in in_turn(finalists, ROUNDS, until).items():
+        yield index, min([*all_seconds, found[index][0]])
 
 
 def _climb(
@@ -90,11 +90,12 @@ def _climb(
         best = min(best, seconds)
 
 
-def in_turn(all_runs: dict[int, Runs], until: float) -> dict[int, float]:
-    """The least seconds a row of each, by turns: what disturbs one disturbs the others."""
-    least: dict[int, float] = {}
-    for _ in range(ROUNDS):
+def in_turn(all_runs: dict[int, Runs], rounds: int, until: float) -> dict[int, list[float]]:
+    """Seconds a row of each in each round, by turns: what disturbs one disturbs the others. One at least."""
+    told: dict[int, list[float]] = {index: [] for index in all_runs}
+    for turn in range(rounds):
+        if turn and time.monotonic() > until:
+            break
         for index, runs in all_runs.items():
-            if time.monotonic() < until:
-                least[index] = min(runs.seconds_a_row(), least.get(index, float("inf")))
-    return least
+            told[index].append(runs.seconds_a_row())
+    return told

@@ -26,7 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "llama_cpp": ("agent/engines/llama.py",),
     "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/"),
     "numpy": ("agent/engines/",),
-    "onnxruntime": ("agent/engines/onnx.py",),
+    "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
     "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
     "prometheus_client": ("agent/telemetry.py",),
     "pydantic": (

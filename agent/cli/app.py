@@ -80,6 +80,9 @@ def serve(
 def pull(
     source: Annotated[str, typer.Argument(help="Catalog name, file, URL, or owner/repo[:file].")],
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", metavar="", help="ONNX: keep an int8 version if it is better here.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring a model onto the shelf. A running agent offers it at once.
@@ -88,7 +91,7 @@ def pull(
     """
     from agent.cli.shelf import pull
 
-    pull(source, name, json)
+    pull(source, name, quantize, json)
 
 
 @app.command()

@@ -16,24 +16,27 @@ from agent.cli.screen import Bar, err, print_json, size, table
 if TYPE_CHECKING:
     from agent.cli.node import Node
     from agent.config import Settings
+    from models.sources import Progress
 
 Report = Callable[[str, int, int | None], None]
 
 
-def pull(source: str, name: str | None, json: bool) -> None:
+def pull(source: str, name: str | None, quantize: bool, json: bool) -> None:
     settings = load_settings()
     node = find(settings)
     source = _meant(source)
     before = _listed(settings, node)
     with Bar() as bar:
         got = (
-            _pull_by(node, source, name, bar.show)
+            _pull_by(node, source, name, quantize, bar.show)
             if node
-            else _pull_here(settings.data_dir, source, name, bar.show)
+            else _pull_here(settings, source, name, quantize, bar.show)
         )
     if json:
         print_json(got)
     else:
+        if "quantized" in got:
+            err.print(f"kept: {got['quantized']['kept']}. {got['quantized']['why']}", markup=False)
         err.print(_told(got, before, _listed(settings, node), bool(node)), markup=False)
 
 
@@ -118,8 +121,8 @@ def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str,
     return f"{says}; serve it with AUTOGLM_MODEL={got['model']}"
 
 
-def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[str, Any]:
-    body = {"source": source} | ({"name": name} if name else {})
+def _pull_by(node: Node, source: str, name: str | None, quantize: bool, report: Report) -> dict[str, Any]:
+    body = {"source": source} | ({"name": name} if name else {}) | ({"quantize": True} if quantize else {})
     row: dict[str, Any] = {}
     for line in node.stream("/api/pull", body):
         row = jsonlib.loads(line)
@@ -134,19 +137,24 @@ def _pull_by(node: Node, source: str, name: str | None, report: Report) -> dict[
     return row
 
 
-def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) -> dict[str, Any]:
+def _pull_here(
+    settings: Settings, source: str, name: str | None, quantize: bool, report: Report
+) -> dict[str, Any]:
+    from agent.pulls import bring
     from models.errors import ModelError
     from models.shelf import Shelf
-    from models.sources import pull
 
-    shelf = Shelf(data_dir / "models")
+    shelf = Shelf(settings.data_dir / "models")
+
+    def told(now: Progress) -> None:
+        report(now.phase, now.done, now.total)
+
     try:
-        got = asyncio.run(
-            pull(source, shelf, name=name, report=lambda now: report(now.phase, now.done, now.total))
-        )
+        got, decision = asyncio.run(bring(source, name, shelf, told, settings if quantize else None))
     except ModelError as error:
         raise CommandError(str(error)) from error
-    return {"model": got.model, "version": got.version, "path": str(got.path)}
+    answer = {"model": got.model, "version": got.version, "path": str(got.path)}
+    return answer | ({"quantized": decision} if decision else {})
 
 
 def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ def admin_routes(node: Node) -> APIRouter:
             body = PullBody.model_validate(values)
         except ValidationError as error:
             raise bad_request(error) from None
-        return StreamingResponse(_lines(node.pull(body.source, body.name)), media_type="application/x-ndjson")
+        told = node.pull(body.source, body.name, body.quantize)
+        return StreamingResponse(_lines(told), media_type="application/x-ndjson")
 
     @router.delete("/models/{name}", **documented(None, "What was removed."))
     async def remove(request: Request, name: str) -> Response:

@@ -148,3 +148,4 @@ class PullBody(_Strict):
 
     source: LongText = Field(min_length=1, description="A catalog name, a file, a URL, owner/repo.")
     name: ShortText | None = None
+    quantize: bool = Field(False, description="Of an ONNX model: keep an int8 Version if it is better here.")
