@@ -114,7 +114,7 @@ def decide(found: dict[str, Any]) -> tuple[Decision, str | None]:
     if not agrees:
         why = f"its outputs differ too much (cosine {best['cosine']:g}, {COSINE:g} is wanted); {speed}"
     elif not faster:
-        why = f"it is not faster here: {speed}"
+        why = f"it is not surely faster here: {speed}, cheaper in {best['won']:.0%} of the rounds"
     else:
         why = f"it is faster here, {speed}, and agrees (cosine {best['cosine']:g})"
     decision = {

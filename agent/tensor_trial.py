@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.engines.engine import EngineError, TensorEngine
 
@@ -20,6 +20,13 @@ BUDGET_S = 10.0  # for a slow model: then what has been found decides
 SMALL = 256 << 20  # bytes of a model that may be loaded twice
 
 
+class Cost(NamedTuple):
+    """Seconds a row: on the clock, and of the CPU, which neighbours on a busy machine change little."""
+
+    wall: float
+    cpu: float  # as `wall` where another device computes
+
+
 class Runs:
     """So many runs at once of `cap` rows each, as they can be timed again and again."""
 
@@ -30,9 +37,9 @@ class Runs:
         self._names = [spec.name for spec in engine.info.outputs]
         engine.run(self._inputs, self._names)  # the first run is slower
 
-    def seconds_a_row(self) -> float:
+    def cost(self) -> Cost:
         """EngineError."""
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), time.process_time()
 
         def work() -> int:
             done = 0
@@ -43,7 +50,8 @@ class Runs:
 
         with ThreadPoolExecutor(self._runners) as pool:
             rows = sum(one.result() for one in [pool.submit(work) for _ in range(self._runners)])
-        return (time.monotonic() - begun) / rows
+        wall = (time.monotonic() - begun) / rows
+        return Cost(wall, (time.process_time() - cpu) / rows if self._engine.info.device == "cpu" else wall)
 
 
 def trials(load: Load, candidates: list[Choice], size: int) -> Iterator[tuple[int, float | None]]:
@@ -61,8 +69,8 @@ def trials(load: Load, candidates: list[Choice], size: int) -> Iterator[tuple[in
             yield index, seconds
     best = sorted(found, key=lambda index: found[index][0])[:2]
     finalists = {index: runs for index in best if (runs := found[index][1])}
-    for index, all_seconds in in_turn(finalists, ROUNDS, until).items():
-        yield index, min([*all_seconds, found[index][0]])
+    for index, costs in in_turn(finalists, ROUNDS, until).items():
+        yield index, min([*(one.wall for one in costs), found[index][0]])
 
 
 def _climb(
@@ -81,7 +89,7 @@ def _climb(
             return
         try:
             runs = Runs(engine, candidate["cap"], candidate["runners"])
-            seconds = runs.seconds_a_row()
+            seconds = runs.cost().wall
         except EngineError:
             yield index, None, None
             return
@@ -90,12 +98,12 @@ def _climb(
         best = min(best, seconds)
 
 
-def in_turn(all_runs: dict[int, Runs], rounds: int, until: float) -> dict[int, list[float]]:
-    """Seconds a row of each in each round, by turns: what disturbs one disturbs the others. One at least."""
-    told: dict[int, list[float]] = {index: [] for index in all_runs}
+def in_turn(all_runs: dict[int, Runs], rounds: int, until: float) -> dict[int, list[Cost]]:
+    """What each costs in each round, by turns: what disturbs one disturbs the others. One round at least."""
+    told: dict[int, list[Cost]] = {index: [] for index in all_runs}
     for turn in range(rounds):
         if turn and time.monotonic() > until:
             break
         for index, runs in all_runs.items():
-            told[index].append(runs.seconds_a_row())
+            told[index].append(runs.cost())
     return told

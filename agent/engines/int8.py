@@ -22,7 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from agent.engines.engine import EngineError
 from agent.engines.onnx import OnnxEngine
 from agent.engines.tensors import Array
-from agent.tensor_trial import BUDGET_S, Choice, Runs, in_turn, trials
+from agent.tensor_trial import BUDGET_S, Choice, Cost, Runs, in_turn, trials
 
 WAYS: dict[str, list[str] | None] = {"MatMul and Gemm": ["MatMul", "Gemm"], "all operators": None}
 ORIGINAL = -1  # its index beside those that are made
@@ -55,7 +55,7 @@ def make(original: Path, folder: Path) -> list[dict[str, Any]]:
 
 def measure(original: Path, made: list[dict[str, Any]], settings: Choice, candidates: list[Choice]) -> float:
     """Rows a second of the original at its best cap; those of the others go into `made`, with how they agree
-    and the share of rounds that each `won` against the original.
+    and the share of rounds that each `won` against the original by the CPU's time.
 
     EngineError: the original itself does not run.
     """
@@ -71,14 +71,18 @@ def measure(original: Path, made: list[dict[str, Any]], settings: Choice, candid
         except EngineError as error:
             all_runs_by.pop(index, None)
             one["error"] = str(error)
-    seconds = in_turn(all_runs_by, ROUNDS, time.monotonic() + BUDGET_S)
-    plain_seconds = seconds[ORIGINAL]
+    costs = in_turn(all_runs_by, ROUNDS, time.monotonic() + BUDGET_S)
     for index, one in enumerate(made):
-        if index in seconds:
-            one["rows_per_s"] = round(1 / min(seconds[index]), 1)
-            won = [mine < its for mine, its in zip(seconds[index], plain_seconds, strict=True)]
+        if index in costs:
+            one["rows_per_s"] = _speed(costs[index])
+            won = [mine.cpu < its.cpu for mine, its in zip(costs[index], costs[ORIGINAL], strict=True)]
             one["won"] = round(sum(won) / len(won), 2)
-    return round(1 / min(plain_seconds), 1)
+    return _speed(costs[ORIGINAL])
+
+
+def _speed(costs: list[Cost]) -> float:
+    """Rows a second, at its best."""
+    return round(1 / min(one.wall for one in costs), 1)
 
 
 def _at_its_best(path: Path, settings: Choice, candidates: list[Choice]) -> tuple[OnnxEngine, Runs]:

@@ -21,6 +21,8 @@ from tests.support.agent import Agent, free_port
 from tests.tooling.command import run
 
 WIDTH = 1536
+ONE_WAY = {"cap": 1, "runners": 1, "threads": 1}  # nothing is tried, so that the tests are quick
+QUICK = {"AUTOGLM_MODELS": json.dumps({name: ONE_WAY for name in ("product", "wrong", "magika", "odd")})}
 
 
 def write_product(path: Path, *, outlier: bool = False) -> Path:
@@ -50,11 +52,11 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> dict[str, str]:
-    return {"AUTOGLM_DATA_DIR": str(tmp_path / "data"), "AUTOGLM_HTTP_PORT": str(free_port())}
+    return {**QUICK, "AUTOGLM_DATA_DIR": str(tmp_path / "data"), "AUTOGLM_HTTP_PORT": str(free_port())}
 
 
-def quantised(source: Path | str, where: dict[str, str]) -> dict[str, Any]:
-    told = run("pull", str(source), "--quantize", "--json", **where)
+def quantised(source: Path, where: dict[str, str], name: str | None = None) -> dict[str, Any]:
+    told = run("pull", str(source), "--name", name or source.stem, "--quantize", "--json", **where)
     assert told.returncode == 0, told.stderr
     answer: dict[str, Any] = json.loads(told.stdout)
     return answer
@@ -77,15 +79,8 @@ def test_a_faster_int8_version_is_kept_on_the_shelf_and_says_what_it_was_made_fr
     assert made.size < original.size / 2
     assert not list(shelf.work.glob("*"))
     assert known("product", shelf) == known(str(product), shelf) == made
-
-
-def test_a_pull_without_quantize_brings_the_original_back(product: Path, alone: dict[str, str]) -> None:
-    quantised(product, alone)
-    run("pull", str(product), **alone)
-    shelf = Shelf(Path(alone["AUTOGLM_DATA_DIR"]) / "models")
-    found = known(str(product), shelf)
-    assert found is not None
-    assert found.manifest.made_from == ""
+    run("pull", str(product), **alone)  # without --quantize it is what the source has
+    assert [one.manifest.made_from for one in shelf.versions()] == ["", original.version]
 
 
 def test_the_original_is_kept_where_int8_disagrees(tmp_path: Path, alone: dict[str, str]) -> None:
@@ -99,7 +94,7 @@ def test_the_original_is_kept_where_int8_disagrees(tmp_path: Path, alone: dict[s
 def test_through_a_running_agent_the_better_is_served_at_once(
     start_agent: Callable[..., Agent], product: Path
 ) -> None:
-    agent = start_agent()
+    agent = start_agent(**QUICK)
     with admin(agent) as client:
         body = {"source": str(product), "quantize": True}
         rows = [json.loads(line) for line in client.post("/api/pull", json=body).text.splitlines()]
@@ -108,8 +103,6 @@ def test_through_a_running_agent_the_better_is_served_at_once(
         x = {"name": "x", "shape": [1, WIDTH], "datatype": "FP32", "data": [1.0] * WIDTH}
         answer = client.post("/v2/models/product/infer", json={"inputs": [x]}).json()
     assert answer["model_version"] == rows[-1]["version"]
-    told = run("pull", str(product), "--quantize", AUTOGLM_DATA_DIR=str(agent.data_dir))
-    assert "kept: int8. int8 of " in told.stderr
     agent.stop()
 
 
@@ -153,8 +146,8 @@ FINE = {"operators": "x", "file": "f", **AGREES, "won": 1.0, "rows_per_s": 200.0
     ("made", "kept", "says"),
     [
         ([FINE], "f", "it is faster here"),
-        ([{**FINE, "rows_per_s": 104.0}], None, "it is not faster here"),
-        ([{**FINE, "won": 0.6}], None, "it is not faster here"),
+        ([{**FINE, "rows_per_s": 104.0}], None, "it is not surely faster here"),
+        ([{**FINE, "won": 0.6}], None, "it is not surely faster here"),
         ([{**FINE, "cosine": 0.98}], None, "differ too much"),
         ([{**FINE, "file": "wrong", "cosine": 0.5, "rows_per_s": 900.0}, FINE], "f", "it is faster here"),
         ([FINE, {**FINE, "file": "best", "rows_per_s": 300.0}], "best", "300 rows/s"),
