@@ -14,11 +14,18 @@ from agent.pace import LEAST, Pace
 from agent.request import Sampling
 from agent.tensor_trial import trials
 
+INSTALL = {"llama": "make install", "onnx": "pip install 'open-autoglm-edge[onnx]', or make install"}
+
 
 def engine_factory(name: str) -> EngineFactory:
     """The Engine plug-in of that name: an entry point of `openautoglm.engines`."""
     for point in entry_points(group="openautoglm.engines", name=name):
-        factory: EngineFactory = point.load()
+        try:
+            factory: EngineFactory = point.load()
+        except ImportError as error:
+            raise EngineError(
+                f"the engine {name!r} is not whole: {error}. {INSTALL.get(name, '')}"
+            ) from error
         return factory
     raise EngineError(f"no engine named {name!r} is installed")
 
