@@ -98,10 +98,8 @@ def _onnx() -> Finding:
         says = "onnxruntime is not installed, and ONNX models cannot be served: make install"
         return Finding("onnx", "note", says)
     if len(there) > 1:
-        both = f"{' and '.join(there)} are both installed and overwrite each other's files"
-        return Finding(
-            "onnx", "broken", f"{both}: .venv/bin/pip uninstall {' '.join(there)}, then make install"
-        )
+        both = f"{' and '.join(there)} overwrite each other's files"
+        return Finding("onnx", "broken", f"{both}: pip uninstall {' '.join(there)}, then make install")
     try:
         providers = _providers()
     except (OSError, subprocess.SubprocessError) as error:

@@ -272,9 +272,9 @@ def test_an_unload_while_it_is_busy_costs_no_answer(
     agent: Agent, alone: Callable[[Rows], NDArray[np.float32]]
 ) -> None:
     transport = httpx.HTTPTransport(uds=str(agent.socket))
-    values = [rows(16, at) for at in range(32)]
+    values = [rows(4, at) for at in range(24)]
     with (
-        ThreadPoolExecutor(32) as pool,
+        ThreadPoolExecutor(24) as pool,
         httpx.Client(transport=transport, base_url="http://agent", timeout=60) as admin,
     ):
         waiting = [pool.submit(classify, agent, one) for one in values]
