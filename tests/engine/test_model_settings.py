@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -125,6 +126,10 @@ max_batch_size = 3
 context = 512
 request_timeout_s = 0.5
 
+[models.patient]
+priority = 1
+max_batch_size = 1
+
 [models.tensors]
 cap = 4
 runners = 2
@@ -139,7 +144,7 @@ def agent(start_agent: Callable[..., Agent], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("tables")
     (folder / "agent.toml").write_text(FILE)
     agent = start_agent(AUTOGLM_CONFIG=str(folder / "agent.toml"), ECHO_STEP_SECONDS="0.01")
-    for salt, name in enumerate(("brief", "pinned", "small.one", "lasting"), 20):
+    for salt, name in enumerate(("brief", "pinned", "small.one", "lasting", "patient"), 20):
         pull(agent, write_gguf(folder / f"{name}.gguf", salt=salt), name)
     pull(agent, write_onnx(folder / "tensors.onnx"), "tensors")
     return agent
@@ -176,6 +181,17 @@ def test_slots_context_and_timeout_of_one_model_are_not_those_of_others(agent: A
     text = "a letter in each step " * 4 + "end"
     assert agent.chat(text, model="small.one").status_code == 504
     assert content(agent.chat(text)) == text
+
+
+def test_requests_that_name_no_priority_have_their_models(agent: Agent) -> None:
+    slow = "an answer of many letters " * 2
+    with ThreadPoolExecutor(12) as pool:
+        first = [pool.submit(agent.chat, slow, model="patient") for _ in range(8)]
+        until(lambda: agent.status()["queue"]["requests"] > 0)
+        urgent = pool.submit(agent.chat, "now", model="patient", priority=2)
+        assert content(urgent.result()) == "now"
+        assert not all(one.done() for one in first)
+    assert [content(one.result()) for one in first] == [slow] * 8
 
 
 def test_what_was_set_for_a_model_of_tensors_is_what_runs_it_and_is_shown(agent: Agent) -> None:
