@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from agent.canaries import Trial
+from agent.config import Settings
 from agent.pulls import started
 from agent.residents import Residents
 from models.shelf import Shelf
 
 
 class Arrivals:
-    def __init__(self, shelf: Shelf, residents: Residents) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf, residents: Residents) -> None:
+        self._settings = settings
         self._shelf = shelf
         self._residents = residents
 
-    async def pull(self, source: str, name: str | None, trial: Trial | None) -> AsyncIterator[dict[str, Any]]:
+    async def pull(
+        self, source: str, name: str | None, quantize: bool, trial: Trial | None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then what was pulled. A loaded Model changes to it, or tries it.
 
         Raises AgentError and ModelError.
@@ -25,20 +29,20 @@ class Arrivals:
         if trial:
             await self._residents.canaries.guard(name or "")
         try:
-            async for row in self._pull(source, name, trial):
+            async for row in self._pull(source, name, quantize, trial):
                 yield row
         finally:
             if trial:
                 await self._residents.canaries.unguard(name or "")
 
     async def _pull(
-        self, source: str, name: str | None, trial: Trial | None
+        self, source: str, name: str | None, quantize: bool, trial: Trial | None
     ) -> AsyncIterator[dict[str, Any]]:
-        task, rows = started(source, name, self._shelf)
+        task, rows = started(source, name, self._shelf, self._settings if quantize else None)
         try:
             while (progress := await rows.get()) is not None:
                 yield {"phase": progress.phase, "done": progress.done, "total": progress.total}
-            version = await task
+            version, decision = await task
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -51,4 +55,5 @@ class Arrivals:
             await self._residents.load(version)
         else:
             await self._residents.offer(version)
-        yield {"model": version.model, "version": version.version, "path": str(version.path)}
+        told = {"model": version.model, "version": version.version, "path": str(version.path)}
+        yield told | ({"quantized": decision} if decision else {})

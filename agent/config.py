@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
@@ -31,6 +30,7 @@ from pydantic_settings import (
 )
 
 from agent.duration import Duration
+from agent.model_settings import ModelName, ModelSettings, meant
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -123,6 +123,7 @@ class Settings(BaseSettings):
 
     # Models in memory
     keep_alive: Duration = 300  # seconds that a model stays loaded without use; negative: for ever
+    models: dict[ModelName, ModelSettings] = {}  # what is set for one Model; see `of`
 
     # Serving
     queue_requests: int = Field(default=256, ge=1)
@@ -130,6 +131,7 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(default=262_144, ge=1)
     max_tokens: int = Field(default=131_072, ge=1)  # the most that one Request may ask for
     request_timeout_s: float = Field(default=600, gt=0)  # wall time of one Request
+    priority: int = Field(default=5, ge=0, le=9)  # of Requests that name none; 9 is served first
     worker_deadline_s: float = Field(default=30, gt=0)  # a Worker silent for this long is killed
     load_deadline_s: float = Field(default=300, gt=0)  # the same while it loads
     drain_s: float = Field(default=30, ge=0)  # how long running Requests may go on at a swap or a stop
@@ -217,6 +219,14 @@ class Settings(BaseSettings):
         """Where the command line finds this agent."""
         return self.data_dir / "agent.sock"
 
+    def own(self, model: str) -> ModelSettings:
+        """What is set for this Model alone."""
+        return self.models.get(model, ModelSettings())
+
+    def of(self, model: str) -> Settings:
+        """The settings as they are for this Model: its own over the node's."""
+        return self.model_copy(update=self.own(model).over(type(self).model_fields))
+
     def public(self) -> dict[str, Any]:
         """The settings in force by name, fit for `/status`: no secret in it."""
         shown = self.model_dump(mode="json", exclude={"api_keys", "mqtt_password"})
@@ -225,6 +235,9 @@ class Settings(BaseSettings):
             shown["mqtt_url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
         shown["model"] = without_secrets(self.model)
         shown["api_keys"] = [key.name for key in self.api_keys]
+        shown["models"] = {
+            name: one.model_dump(mode="json", exclude_unset=True) for name, one in self.models.items()
+        }
         return shown
 
 
@@ -232,24 +245,19 @@ class _File(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
         given = super().__call__()
         if unknown := sorted(given.keys() - Settings.model_fields.keys()):
-            raise ValueError(f"there is no setting `{unknown[0]}`{_nearest(unknown[0])}")
+            raise ValueError(f"there is no setting `{unknown[0]}`{meant(unknown[0], Settings.model_fields)}")
         return given
 
 
 def unknown_variables() -> list[str]:
     """What is said of the `AUTOGLM_*` variables that nobody reads: they are misspelt, most likely."""
     return [
-        f"there is no setting {name}{_nearest(name.removeprefix('AUTOGLM_').lower(), 'AUTOGLM_')}"
+        f"there is no setting {name}{meant(name.removeprefix('AUTOGLM_'), Settings.model_fields, 'AUTOGLM_')}"
         for name in sorted(name.upper() for name in os.environ)
         if name.startswith("AUTOGLM_")
         and name.removeprefix("AUTOGLM_").lower() not in Settings.model_fields
         and not BESIDE.fullmatch(name)
     ]
-
-
-def _nearest(key: str, prefix: str = "") -> str:
-    close = difflib.get_close_matches(key.lower(), Settings.model_fields, n=1)
-    return "".join(f": is {prefix}{name.upper() if prefix else name} meant?" for name in close)
 
 
 def _default_node() -> str:

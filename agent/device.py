@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent import footprint, memory
 from agent.config import Settings
+from agent.model_settings import ModelSettings
 from agent.offered import Offered
-from agent.probe import Probes
+from agent.probe import Measured, Probes
 
 DEFAULT_CONTEXT = 4096  # tokens
 DEFAULT_SLOTS = 32  # with a GPU; on a CPU more rows hardly gain anything, and each slot takes memory
@@ -34,49 +36,82 @@ def has_gpu() -> bool:
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     """What the Worker's Engine is started with; see engines/llama.py and engines/onnx.py for the names."""
-    if offered.tensors is not None:
-        return await _tensor_settings(settings, offered)
-    return await _text_settings(settings, offered)
+    trial = trial_of(settings, offered.name, "llama" if offered.tensors is None else "onnx")
+    chosen = Measured({}, None)
+    if trial and not trial.decided:
+        probes = Probes(settings.data_dir / "probes.json")
+        chosen = await probes.choose(trial.engine, offered.path, offered.size, trial.basic, trial.candidates)
+    own = settings.of(offered.name)
+    if offered.tensors is None or trial is None:
+        return _text_settings(own, offered, chosen.choice)
+    return _tensor_settings(own, trial.basic, chosen.choice or trial.candidates[0], chosen.seconds)
 
 
-async def _tensor_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
-    """Runners, threads of each and rows of a batch: what was fastest here when this Version came."""
-    probes = Probes(settings.data_dir / "probes.json")
-    basic = {"gpu": settings.gpu_layers != 0}
-    candidates = tensor_candidates(settings)
-    chosen = await probes.choose("onnx", offered.path, offered.size, basic, candidates) or candidates[0]
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is tried on this device when a Version is first loaded."""
+
+    engine: str
+    basic: dict[str, Any]  # engine settings that all candidates have
+    candidates: list[dict[str, Any]]
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is nothing to find out. Of text even the only candidate may crash this CPU."""
+        return self.engine == "onnx" and len(self.candidates) == 1
+
+
+def trial_of(settings: Settings, model: str, kind: str) -> Trial | None:
+    """For this Model's file, of kind "llama" or "onnx"; None: its Engine is of another make."""
+    here, own = settings.of(model), settings.own(model)
+    if kind == "onnx":
+        return Trial("onnx", {"gpu": here.gpu_layers != 0}, tensor_candidates(here, own))
+    if settings.engine != "llama":
+        return None
+    return Trial("llama", {**_basic(here), **TRIAL}, kv_candidates(here))
+
+
+def tensor_candidates(settings: Settings, own: ModelSettings) -> list[dict[str, Any]]:
+    """Ways to use the cores: several runs at once, or one on all of them; each with several caps.
+
+    What is set is not tried.
+    """
+    count = settings.threads or cores()
+    runners = [own.runners] if own.runners else sorted({count, 1}, reverse=True)
+    most = settings.max_batch_size or CAPS[-1]
+    caps = [own.cap] if own.cap else [cap for cap in CAPS if cap <= most]
+    return [
+        {"runners": many, "threads": max(1, count // many), "cap": cap} for many in runners for cap in caps
+    ]
+
+
+def with_speed(chosen: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+    """A way to run tensors, and the rows a second that it was measured at; None: it was not."""
+    return {**chosen, "rows_per_s": round(1 / seconds, 1) if seconds else None}
+
+
+def _tensor_settings(
+    settings: Settings, basic: dict[str, Any], chosen: dict[str, Any], seconds: float | None
+) -> dict[str, Any]:
     return {
         **basic,
-        **chosen,
-        "opt_batch_size": settings.opt_batch_size or 1,
+        **with_speed(chosen, seconds),
+        "opt_batch_size": min(settings.opt_batch_size or 1, chosen["cap"]),
         "delay_ms": settings.delay_ms,
         "run_deadline_s": settings.worker_deadline_s,
     }
 
 
-def tensor_candidates(settings: Settings) -> list[dict[str, Any]]:
-    """Ways to use the cores: several runs at once, or one on all of them; each with several caps."""
-    count = settings.threads or cores()
-    ways = [{"runners": count, "threads": 1}, {"runners": 1, "threads": count}][: 2 if count > 1 else 1]
-    most = settings.max_batch_size or CAPS[-1]
-    caps = [cap for cap in CAPS if cap <= most] if settings.max_batch_size != 1 else [1]
-    return [{**way, "cap": cap} for way in ways for cap in caps]
+def _basic(settings: Settings) -> dict[str, Any]:
+    return {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
 
 
-async def _text_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
-    basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
-    chosen = {}
-    if settings.engine == "llama":
-        probes = Probes(settings.data_dir / "probes.json")
-        trial = {**basic, **TRIAL}
-        chosen = await probes.choose(
-            settings.engine, offered.path, offered.size, trial, kv_candidates(settings)
-        )
+def _text_settings(settings: Settings, offered: Offered, chosen: dict[str, Any]) -> dict[str, Any]:
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
     return {
         "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
         "context": context,
-        **basic,
+        **_basic(settings),
         "kv_type": settings.kv_type,
         "flash_attention": settings.flash_attention,
         **chosen,

@@ -29,6 +29,7 @@ class Job:
     deadline: float
     left: int  # answers that have not finished
     prompt: Prompt | None = None  # rendered
+    priority: int = 5
     attempt: int = 1
     last: float = 0.0  # when the last Chunk came; 0: none has
     tokens: int = 0  # of the answer, so far
@@ -49,7 +50,7 @@ class Job:
         self.left = self.request.n
 
     def entry(self) -> Waiting[Job]:
-        return Waiting(self, self.request.sender, self.request.priority, self.cost, self.arrived)
+        return Waiting(self, self.request.sender, self.priority, self.cost, self.arrived)
 
     def start(self, prompt: Prompt, deadline: float) -> Start:
         request = self.request
@@ -60,7 +61,7 @@ class Job:
             max_tokens=request.max_tokens,
             stop=request.stop,
             n=request.n,
-            priority=request.priority,
+            priority=self.priority,
             deadline=deadline,
             attempt=self.attempt,
             echo=request.echo,

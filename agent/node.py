@@ -38,7 +38,7 @@ class Node:
         self.serving = Serving(self.telemetry)
         self.shelf = Shelf(settings.data_dir / "models")
         self.residents = Residents(settings, self.serving, self.shelf, self.telemetry, self.templates, report)
-        self._arrivals = Arrivals(self.shelf, self.residents)
+        self._arrivals = Arrivals(settings, self.shelf, self.residents)
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
@@ -60,10 +60,10 @@ class Node:
         }
 
     async def pull(
-        self, source: str, name: str | None = None, trial: Trial | None = None
+        self, source: str, name: str | None = None, *, quantize: bool = False, trial: Trial | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """Put a Version on the shelf, and serve or try it if it is of a Model served. Rows of progress."""
-        async for row in self._arrivals.pull(source, name, trial):
+        async for row in self._arrivals.pull(source, name, quantize, trial):
             yield row
 
     async def remove(self, name: str) -> list[Manifest]:

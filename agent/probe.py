@@ -14,13 +14,21 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
 log = structlog.get_logger()
 
 Choice = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    choice: Choice
+    seconds: float | None  # that the trial's work cost with it; None: it was not timed
+
+
+PACKAGES = {"llama": ("llama-cpp-python",), "onnx": ("onnxruntime", "onnxruntime-gpu")}
 
 DEADLINE_S = 120.0  # for all trials of one child
 TIMED_BYTES = 3 << 30  # larger models are only tried, not timed: it would take minutes
@@ -29,49 +37,55 @@ WITHOUT = {"extra_bufts": False}  # neither AMX nor repacked weights: slow, and 
 
 
 class Probes:
-    """`choose` among candidate settings; answers are kept in a file beside the shelf."""
+    """`choose` among candidate settings; answers are kept in a file beside the shelf, for `recall`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     async def choose(
         self, engine: str, path: str, size: int, settings: Choice, candidates: list[Choice]
-    ) -> Choice:
+    ) -> Measured:
         """The best candidate that works, the first where none can be told apart; {} where none works."""
-        key = f"{Path(path).name} {engine} {_software()} {_cpu()} {json.dumps([settings, candidates])}"
+        key = _key(engine, path, settings, candidates)
         known = await asyncio.to_thread(self._read)
         if key in known:
-            return dict(known[key])
+            return Measured(**known[key])
         if size > TIMED_BYTES:
             candidates, settings = candidates[:1], {**settings, "brief": True}
         try:
             chosen = await self._try(engine, path, settings, candidates)
         except TimeoutError:
             log.warning("the engine's trial took too long: the first settings are used", **candidates[0])
-            return candidates[0]
+            return Measured(candidates[0], None)
         with contextlib.suppress(OSError):  # a full disk: it is tried again next time
-            await asyncio.to_thread(self._write, {**known, key: chosen})
-        log.info("engine settings chosen by trial", **chosen)
+            await asyncio.to_thread(self._write, {**known, key: chosen._asdict()})
+        log.info("engine settings chosen by trial", **chosen.choice)
         return chosen
 
-    async def _try(self, engine: str, path: str, settings: Choice, candidates: list[Choice]) -> Choice:
+    def recall(self, engine: str, path: str, settings: Choice, candidates: list[Choice]) -> Measured | None:
+        """What `choose` found with these arguments; None: it was not asked yet."""
+        known = self._read().get(_key(engine, path, settings, candidates))
+        return Measured(**known) if known else None
+
+    async def _try(self, engine: str, path: str, settings: Choice, candidates: list[Choice]) -> Measured:
         timed = await run_trials(engine, path, settings, candidates)
         if not timed:
             log.warning("the engine crashes with all of this CPU's features: trying without")
             timed = await run_trials(engine, path, {**settings, **WITHOUT}, candidates[:1])
-            return {**candidates[0], **WITHOUT} if timed else {}
+            return Measured({**candidates[0], **WITHOUT} if timed else {}, timed.get(0))
         first = timed.get(0)
         best = min(timed, key=lambda index: timed[index])
         if first is not None and timed[best] > first * BETTER:
             best = 0
-        return candidates[best]
+        return Measured(candidates[best], timed[best])
 
     def _read(self) -> dict[str, Choice]:
         try:
             known: dict[str, Choice] = json.loads(self._file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return known
+        # Entries of earlier agents have no measurement: what they are of is tried again.
+        return {key: one for key, one in known.items() if one.keys() == {"choice", "seconds"}}
 
     def _write(self, known: dict[str, Choice]) -> None:
         fresh = self._file.with_suffix(".new")
@@ -80,7 +94,10 @@ class Probes:
 
 
 async def run_trials(engine: str, path: str, settings: Choice, candidates: list[Choice]) -> dict[int, float]:
-    """Seconds of the same small work for each candidate that survives it, by index. TimeoutError."""
+    """Seconds of the same small work for each candidate that survives it, by index. TimeoutError.
+
+    Of tensors: of a row; caps that cannot be best are left out.
+    """
     timed: dict[int, float] = {}
     tried = 0
     while tried < len(candidates):
@@ -98,16 +115,23 @@ async def run_trials(engine: str, path: str, settings: Choice, candidates: list[
                 child.kill()
                 await child.wait()
         told = [json.loads(line) for line in output.splitlines()]
-        timed.update({tried + at: seconds for at, seconds in enumerate(told) if seconds is not None})
-        tried += len(told) + 1  # the next one is what it died of, if it did not tell of all
+        timed.update({tried + at: seconds for at, seconds in told if seconds is not None})
+        if child.returncode == 0:
+            break
+        tried += max((at for at, _ in told), default=-1) + 2  # the one after the last told is what it died of
     return timed
 
 
-def _software() -> str:
-    try:
-        return version("llama-cpp-python")
-    except PackageNotFoundError:
-        return ""
+def _key(engine: str, path: str, settings: Choice, candidates: list[Choice]) -> str:
+    """What an answer depends on; of the shelf's files the name is the content's."""
+    return f"{Path(path).name} {engine} {_software(engine)} {_cpu()} {json.dumps([settings, candidates])}"
+
+
+def _software(engine: str) -> str:
+    for package in PACKAGES.get(engine, ()):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return ""
 
 
 def _cpu() -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
+from agent.config import Settings
+from agent.quantize import Decision, better, check
 from models.address import without_secrets
 from models.errors import ModelError, Unreachable
 from models.shelf import Shelf, Version
@@ -19,15 +21,25 @@ RETRY_S = 30.0  # between tries to get the first model
 Report = Callable[[Progress], None]
 
 
+async def bring(
+    source: str, name: str | None, shelf: Shelf, report: Report, quantize: Settings | None
+) -> tuple[Version, Decision | None]:
+    """A pull. With `quantize`, the node's settings: the better of what came and its int8 copy. ModelError."""
+    if quantize is None:
+        return await pull(source, shelf, name=name, report=report), None
+    check(source)
+    return await better(await pull(source, shelf, name=name, report=report), shelf, quantize, report)
+
+
 def started(
-    source: str, name: str | None, shelf: Shelf
-) -> tuple[asyncio.Task[Version], asyncio.Queue[Progress | None]]:
-    """A pull that runs, and how far it is; None at its end."""
+    source: str, name: str | None, shelf: Shelf, quantize: Settings | None
+) -> tuple[asyncio.Task[tuple[Version, Decision | None]], asyncio.Queue[Progress | None]]:
+    """`bring` that runs, and how far it is; None at its end."""
     rows: asyncio.Queue[Progress | None] = asyncio.Queue()
 
-    async def work() -> Version:
+    async def work() -> tuple[Version, Decision | None]:
         try:
-            return await pull(source, shelf, name=name, report=rows.put_nowait)
+            return await bring(source, name, shelf, rows.put_nowait, quantize)
         finally:
             rows.put_nowait(None)
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from agent.engines.engine import Engine, EngineError, EngineFactory, Piece, TensorEngine, TensorInfo
+from agent.engines.engine import Engine, EngineError, EngineFactory, Piece
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
+from agent.tensor_trial import trials
 
-TRIAL_S = 0.3  # of each way to run tensors
+INSTALL = {"llama": "make install", "onnx": "pip install 'open-autoglm-edge[onnx]', or make install"}
 
 
 def engine_factory(name: str) -> EngineFactory:
     """The Engine plug-in of that name: an entry point of `openautoglm.engines`."""
     for point in entry_points(group="openautoglm.engines", name=name):
-        factory: EngineFactory = point.load()
+        try:
+            factory: EngineFactory = point.load()
+        except ImportError as error:
+            raise EngineError(
+                f"the engine {name!r} is not whole: {error}. {INSTALL.get(name, '')}"
+            ) from error
         return factory
     raise EngineError(f"no engine named {name!r} is installed")
 
@@ -66,37 +73,29 @@ def rehearse(engine: Engine, brief: bool) -> float:
     return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
 
 
-def rehearse_tensors(engine: TensorEngine, cap: int, runners: int) -> float:
-    """Seconds that a row costs where so many runs at once have `cap` rows each."""
-    inputs = engine.example(cap)
-    names = [spec.name for spec in engine.info.outputs]
-    engine.run(inputs, names)  # the first run is slower
-    until = time.monotonic() + TRIAL_S
-
-    def work() -> int:
-        done = 0
-        while time.monotonic() < until:
-            engine.run(inputs, names)
-            done += cap
-        return done
-
-    begun = time.monotonic()
-    with ThreadPoolExecutor(runners) as pool:
-        rows = sum(one.result() for one in [pool.submit(work) for _ in range(runners)])
-    return (time.monotonic() - begun) / max(rows, 1)
-
-
 def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[dict[str, Any]]) -> None:
-    """A line for each candidate: its seconds, or null where it cannot be loaded."""
-    for candidate in candidates:
+    """Lines of JSON, [index, seconds]: null where a candidate does not work; a later line corrects one."""
+
+    def load(candidate: dict[str, Any]) -> Any:
+        return engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
+
+    if "cap" in candidates[0]:
+        timed = trials(load, candidates, Path(model).stat().st_size)
+    else:
+        timed = _rehearsals(load, candidates, bool(settings.get("brief")))
+    for index, seconds in timed:
+        print(json.dumps([index, seconds]), flush=True)
+
+
+def _rehearsals(
+    load: Callable[[dict[str, Any]], Engine], candidates: list[dict[str, Any]], brief: bool
+) -> Iterator[tuple[int, float | None]]:
+    for index, candidate in enumerate(candidates):
+        seconds: float | None
         try:
-            loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
-            seconds: float | None
-            if isinstance(loaded.info, TensorInfo):
-                seconds = rehearse_tensors(loaded, int(candidate["cap"]), int(candidate["runners"]))
-            else:
-                seconds = rehearse(loaded, bool(settings.get("brief")))
+            loaded = load(candidate)
+            seconds = rehearse(loaded, brief)
             loaded.close()
         except EngineError:
             seconds = None
-        print(json.dumps(seconds), flush=True)
+        yield index, seconds

@@ -44,7 +44,7 @@ class Request:
     stop: tuple[str, ...] = ()
     n: int = 1  # how many answers to the one prompt
     echo: bool = False  # the answer begins with the prompt (completions only)
-    priority: int = 5  # 0 to 9, 9 is served first
+    priority: int | None = None  # 0 to 9, 9 is served first; None: as the settings say
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for fairness and limits: "http:<key name>", "mqtt:<sender>"
     session: str = ""  # who keeps the Version that answered; "" is nobody

@@ -69,7 +69,7 @@ class Residents:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._changes.begin(group)
-            group.create_task(self._offer_shelf())
+            group.create_task(self._load_pinned())
             await self._begin()
             self.settled.set()
             while True:
@@ -111,7 +111,8 @@ class Residents:
         resident = self._all.get(version.model)
         if resident and resident.loaded:
             return resident.loaded.offered.version != version.version
-        return self._serving.find("") is None or (resident is not None and resident.pinned)
+        pinned = resident.pinned if resident else self._settings.own(version.model).pinned
+        return pinned or self._serving.find("") is None
 
     async def remove(self, name: str) -> list[Manifest]:
         """Take `model` or `model:version` off the shelf. NotOnShelf, or Conflict where it is loaded."""
@@ -180,12 +181,21 @@ class Residents:
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
 
+    async def _load_pinned(self) -> None:
+        """Offer all, then load those that are to be there always, once the default has had its turn."""
+        await self._offer_shelf()
+        await self.settled.wait()
+        for resident in [one for one in self._all.values() if one.pinned]:
+            self._used(resident.route.stable.lanes[0], None)
+
     async def _offer(self, version: Version) -> tuple[Resident, Offered]:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
         offered = await asyncio.to_thread(describe, version)
         resident = self._all.get(version.model)
         if resident is None:
-            resident = Resident(offered, self._replica, self._settings, self._tasks())
+            own = self._settings.own(offered.name)
+            resident = Resident(offered, self._replica, self._settings.of(offered.name), self._tasks())
+            resident.pinned, resident.instances = own.pinned, own.instances
             self._all[offered.name] = resident
             self._serving.open(resident.route)
             await self.canaries.plan(resident)
@@ -197,15 +207,14 @@ class Residents:
     def _replica(self, offered: Offered, elsewhere: Elsewhere) -> Replica:
         telemetry = self._telemetry.model(offered.name, offered.version)
         common: Any = (self._limits, self._used, elsewhere)
+        settings = self._settings.of(offered.name)
         lane: Lane
         if offered.tensors is not None:
-            lane = TensorLane(offered, self._settings, telemetry, *common)
+            lane = TensorLane(offered, settings, telemetry, *common)
         else:
-            lane = TextLane(offered, self._settings, telemetry, self._templates, *common)
+            lane = TextLane(offered, settings, telemetry, self._templates, *common)
         version = (offered.name, offered.version)
-        return Replica(
-            lane, self._settings, telemetry, self._tasks(), lambda: self._telemetry.forget(*version)
-        )
+        return Replica(lane, settings, telemetry, self._tasks(), lambda: self._telemetry.forget(*version))
 
     async def _reconsider(self, resident: Resident) -> None:
         """Versions of a Model at rest were removed."""

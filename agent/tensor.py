@@ -34,7 +34,7 @@ class Inference:
     model: str = ""  # "" is the node's default
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()  # names; none: all
-    priority: int = 5  # 0 to 9, 9 is served first
+    priority: int | None = None  # 0 to 9, 9 is served first; None: as the settings say
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for limits
     session: str = ""  # who keeps the Version that answered; "" is nobody

@@ -45,6 +45,7 @@ class _Job:
     bytes: int
     arrived: float
     deadline: float
+    priority: int
 
     @property
     def alone(self) -> bool:
@@ -52,7 +53,7 @@ class _Job:
 
     def frame(self) -> Infer:
         asked = self.ticket.request
-        return Infer(asked.id, asked.inputs, asked.outputs, asked.priority, self.deadline)
+        return Infer(asked.id, asked.inputs, asked.outputs, self.priority, self.deadline)
 
 
 class TensorLane(BaseLane):
@@ -95,7 +96,9 @@ class TensorLane(BaseLane):
         deadline = now + self._settings.request_timeout_s
         if asked.deadline is not None:
             deadline = min(deadline, asked.deadline)
-        job = _Job(Ticket(asked, self._cancelled, self.model.name, self.model.version), size, now, deadline)
+        priority = self._settings.priority if asked.priority is None else asked.priority
+        ticket = Ticket(asked, self._cancelled, self.model.name, self.model.version)
+        job = _Job(ticket, size, now, deadline, priority)
         self._waiting[asked.id] = job
         self._bytes += size
         self._on_use(self, asked.keep_alive)

@@ -192,7 +192,8 @@ class TextLane(BaseLane):
         if request.deadline is not None:
             deadline = min(deadline, request.deadline)
         ticket = Ticket(request, self._cancelled, self.model.name, self.model.version)
-        return Job(ticket, cost(request, self.model), now, deadline, request.n, request.prompt)
+        priority = self._settings.priority if request.priority is None else request.priority
+        return Job(ticket, cost(request, self.model), now, deadline, request.n, request.prompt, priority)
 
     def _make_room(self, sender: str, count: int, tokens: float) -> None:
         """Raises Overloaded where the queue is full, and the sender has its share of it."""

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,11 @@ def tensor_worker(engine: TensorEngine, link: socket.socket, settings: dict[str,
     return TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"])
 
 
+def arrangement(settings: dict[str, Any]) -> dict[str, Any]:
+    """How tensors are run, for `/status`; `rows_per_s` as the trial measured it."""
+    return {name: settings[name] for name in ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")}
+
+
 def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
@@ -211,7 +217,8 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
         if isinstance(loaded.info, TensorInfo):
-            send(link, TensorsReady(loaded.info))
+            details = {**loaded.info.details, **arrangement(settings)}
+            send(link, TensorsReady(replace(loaded.info, details=details)))
             tensor_worker(loaded, link, settings).run()
         else:
             pace = Pace(

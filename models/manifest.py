@@ -46,6 +46,8 @@ class Manifest(_Frozen):
     files: Annotated[tuple[File, ...], Field(min_length=1, max_length=1000)]
     source: str = ""  # what was pulled, without secrets
     etag: str = ""  # the source's own mark of this content, where it has no digest
+    made_from: Annotated[str, StringConstraints(pattern=rf"^([0-9a-f]{{{VERSION_DIGITS}}})?$")] = ""
+    """The Version that this one was quantised from on this device; "": it was pulled."""
     created: int = Field(ge=0)  # when it came to this shelf, unix seconds
 
     @model_validator(mode="after")
@@ -61,6 +63,8 @@ class Manifest(_Frozen):
     def to_bytes(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8; the same Manifest always gives the same bytes."""
         document = self.model_dump(mode="json")
+        if not self.made_from:
+            del document["made_from"]  # as those who do not know it write, and read
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod

@@ -84,7 +84,14 @@ class Shelf:
             return None
 
     def add(
-        self, model: str, staged: list[Staged], *, engine: str = "llama", source: str = "", etag: str = ""
+        self,
+        model: str,
+        staged: list[Staged],
+        *,
+        engine: str = "llama",
+        source: str = "",
+        etag: str = "",
+        made_from: str = "",
     ) -> Version:
         """Put a Version on the shelf, durably. The files were verified by the caller."""
         files = tuple(one.file for one in staged)
@@ -99,6 +106,7 @@ class Shelf:
                 files=files,
                 source=source,
                 etag=etag,
+                made_from=made_from,
                 created=self._later(model),
             )
             path = self._manifest_of(manifest)

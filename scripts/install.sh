@@ -83,6 +83,21 @@ install_engine() {
     echo "$TOOLCHAIN; $flags" >.venv/engine-build
 }
 
+has_package() { .venv/bin/python -c "import importlib.metadata as m; m.version('$1')" 2>/dev/null; }
+
+# onnxruntime with CUDA is a package of another name, in the index for x86-64 alone; both at once break each other.
+install_agent() {
+    local extra='[onnx]' other=onnxruntime-gpu
+    if [ "$(uname -m)" = x86_64 ]; then
+        if wants_cuda 2>/dev/null; then extra='[onnx-gpu]' other=onnxruntime; fi
+        if has_package "$other"; then .venv/bin/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
+    elif has_package onnxruntime-gpu; then
+        extra='' # a Jetson's own, brought by hand
+    fi
+    say "Installing the agent (Python packages)"
+    .venv/bin/pip install --quiet --editable ".$extra"
+}
+
 install_test_tools() {
     local missing=()
     command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
@@ -106,7 +121,6 @@ else
     [ -x .venv/bin/python ] || { say "Making .venv with $("$PYTHON" --version)" && "$PYTHON" -m venv .venv; }
     choose_toolchain
     install_engine
-    say "Installing the agent (Python packages)"
-    .venv/bin/pip install --quiet --editable .
+    install_agent
     say "Ready: .venv/bin/autoglm, with llama.cpp by $TOOLCHAIN"
 fi

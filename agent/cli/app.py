@@ -85,6 +85,9 @@ def serve(
 def pull(
     source: Annotated[str, typer.Argument(help="Catalog name, file, URL, or owner/repo[:file].")],
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", metavar="", help="ONNX: keep an int8 version if it is better here.")
+    ] = False,
     weight: Weight = None,
     shadow: Shadow = False,
     json: Json = False,
@@ -97,7 +100,7 @@ def pull(
     from agent.cli.shelf import pull
     from agent.cli.trials import trial
 
-    pull(source, name, json, trial(weight, shadow))
+    pull(source, name, quantize, json, trial(weight, shadow))
 
 
 @app.command()

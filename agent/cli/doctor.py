@@ -6,9 +6,11 @@ import importlib.util
 import platform
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from agent.config import Settings
 
 MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "broken": "[red]BAD [/red]"}
+ONNX = ("onnxruntime", "onnxruntime-gpu")  # one package under two names
 NEEDED_DISK = 500_000_000  # bytes: the default model, its download, and the database
 NEEDED_MEMORY = 1_000_000_000
 
@@ -39,6 +42,7 @@ def doctor(json: bool) -> None:
     findings = [
         *_machine(settings),
         *_engine(),
+        _onnx(),
         _agent(settings, node),
         _models(settings, node),
         _broker(settings, node),
@@ -73,7 +77,7 @@ def _engine() -> Iterator[Finding]:
         yield Finding("engine", "broken", "llama-cpp-python is not installed: make install")
         return
     cuda = (Path(found.origin).parent / "lib" / "libggml-cuda.so").exists()
-    gpu = any(Path("/dev", name).exists() for name in ("nvidiactl", "nvgpu", "nvhost-gpu"))
+    gpu = _has_gpu()
     build = Path(sys.prefix, "engine-build")
     told = build.read_text().split(";")[0].strip() if build.exists() else "a compiler that is not recorded"
     amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
@@ -87,6 +91,45 @@ def _engine() -> Iterator[Finding]:
         yield Finding("gpu", "note", "the engine has CUDA, but no GPU is visible: it computes on the CPU")
     elif gpu:
         yield Finding("gpu", "ok", "visible, and the engine has CUDA")
+
+
+def _onnx() -> Finding:
+    there = [name for name in ONNX if _is_installed(name)]
+    if not there:
+        says = "onnxruntime is not installed, and ONNX models cannot be served: make install"
+        return Finding("onnx", "note", says)
+    if len(there) > 1:
+        both = f"{' and '.join(there)} overwrite each other's files"
+        return Finding("onnx", "broken", f"{both}: pip uninstall {' '.join(there)}, then make install")
+    try:
+        providers = _providers()
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("onnx", "broken", f"{there[0]} does not start: {error}")
+    says = f"{there[0]} {metadata.version(there[0])} with {', '.join(providers)}"
+    if _has_gpu() and providers == ["CPU"]:
+        x86 = platform.machine() == "x86_64"
+        hint = "CUDA=1 make install" if x86 else "NVIDIA has wheels for it, see docs/configuration.md"
+        return Finding("onnx", "note", f"{says}; a GPU is here, and ONNX models do not use it: {hint}")
+    return Finding("onnx", "ok", says)
+
+
+def _providers() -> list[str]:
+    """What onnxruntime can compute on, asked in a process of its own: it is native code."""
+    command = [sys.executable, "-P", "-m", "agent.engines.onnx"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+    return told.stdout.split()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvgpu", "nvhost-gpu"))
 
 
 def _agent(settings: Settings, node: Node | None) -> Finding:

@@ -98,4 +98,5 @@ class Bar:
         tenth = done * 10 // total if total else 0
         if (phase, tenth) != (self._phase, self._tenth):
             self._phase, self._tenth = phase, tenth
-            self._line(f"{phase}: {size(done)}" + (f" of {size(total)}" if total else ""))
+            far = f": {size(done)}" + (f" of {size(total)}" if total else "") if done or total else ""
+            self._line(phase + far)

@@ -17,11 +17,12 @@ from agent.cli.trials import Trial, told
 if TYPE_CHECKING:
     from agent.cli.node import Node
     from agent.config import Settings
+    from models.sources import Progress
 
 Report = Callable[[str, int, int | None], None]
 
 
-def pull(source: str, name: str | None, json: bool, trial: Trial | None) -> None:
+def pull(source: str, name: str | None, quantize: bool, json: bool, trial: Trial | None) -> None:
     settings = load_settings()
     node = find(settings)
     if trial and not (node and name):
@@ -30,13 +31,15 @@ def pull(source: str, name: str | None, json: bool, trial: Trial | None) -> None
     before = _listed(settings, node)
     with Bar() as bar:
         got = (
-            _pull_by(node, source, name, trial, bar.show)
+            _pull_by(node, source, name, quantize, trial, bar.show)
             if node
-            else _pull_here(settings.data_dir, source, name, bar.show)
+            else _pull_here(settings, source, name, quantize, bar.show)
         )
     if json:
         print_json(got)
     else:
+        if "quantized" in got:
+            err.print(f"kept: {got['quantized']['kept']}. {got['quantized']['why']}", markup=False)
         says = _told(got, before, _listed(settings, node), bool(node))
         err.print(f"{says.partition(',')[0]}, and {told(trial)}" if trial else says, markup=False)
 
@@ -48,9 +51,12 @@ def models(json: bool) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("MODEL", "VERSION", "LOADED", "TRAFFIC", "SIZE"),
+            ("MODEL", "VERSION", "LOADED", "ENGINE", "RUNS BY", "TRAFFIC", "SIZE"),
             [
-                (row["model"], row["version"], "yes" if row["loaded"] else "", _part(row), size(row["size"]))
+                (
+                    *(row["model"], row["version"], "yes" if row["loaded"] else ""),
+                    *(row["engine"], _runs_by(row["chosen"]), _part(row), size(row["size"])),
+                )
                 for row in rows
             ],
             numbers=1,
@@ -64,6 +70,16 @@ def _part(row: dict[str, Any]) -> str:
     if row["role"] == "shadow":
         return "shadow"
     return f"{row['weight']:g}%" if row["role"] and (row["role"] != "stable" or row["weight"] < 100) else ""
+
+
+def _runs_by(chosen: dict[str, Any]) -> str:
+    """What this device's trial chose, or the settings did; "" where it was never loaded here."""
+    if "cap" in chosen:
+        speed = f", {chosen['rows_per_s']:.0f} rows/s" if chosen.get("rows_per_s") else ""
+        return f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}{speed}"
+    if "kv_type" in chosen:
+        return f"KV {chosen['kv_type']}, flash {chosen['flash_attention']}"
+    return ""
 
 
 def load(name: str) -> None:
@@ -117,10 +133,10 @@ def _told(got: dict[str, Any], before: list[dict[str, Any]], now: list[dict[str,
 
 
 def _pull_by(
-    node: Node, source: str, name: str | None, trial: Trial | None, report: Report
+    node: Node, source: str, name: str | None, quantize: bool, trial: Trial | None, report: Report
 ) -> dict[str, Any]:
-    body: dict[str, Any] = {"source": source}
-    body |= ({"name": name} if name else {}) | ({"trial": trial} if trial else {})
+    wishes = {"name": name, "quantize": quantize, "trial": trial}
+    body = {"source": source} | {wish: value for wish, value in wishes.items() if value}
     row: dict[str, Any] = {}
     for line in node.stream("/api/pull", body):
         row = jsonlib.loads(line)
@@ -135,19 +151,24 @@ def _pull_by(
     return row
 
 
-def _pull_here(data_dir: Path, source: str, name: str | None, report: Report) -> dict[str, Any]:
+def _pull_here(
+    settings: Settings, source: str, name: str | None, quantize: bool, report: Report
+) -> dict[str, Any]:
+    from agent.pulls import bring
     from models.errors import ModelError
     from models.shelf import Shelf
-    from models.sources import pull
 
-    shelf = Shelf(data_dir / "models")
+    shelf = Shelf(settings.data_dir / "models")
+
+    def told(now: Progress) -> None:
+        report(now.phase, now.done, now.total)
+
     try:
-        got = asyncio.run(
-            pull(source, shelf, name=name, report=lambda now: report(now.phase, now.done, now.total))
-        )
+        got, decision = asyncio.run(bring(source, name, shelf, told, settings if quantize else None))
     except ModelError as error:
         raise CommandError(str(error)) from error
-    return {"model": got.model, "version": got.version, "path": str(got.path)}
+    answer = {"model": got.model, "version": got.version, "path": str(got.path)}
+    return answer | ({"quantized": decision} if decision else {})
 
 
 def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:
@@ -165,21 +186,10 @@ def _remove_here(data_dir: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _listed(settings: Settings, node: Node | None) -> list[dict[str, Any]]:
+    from agent import listing
     from models.shelf import Shelf
 
     if node:
         rows: list[dict[str, Any]] = node.get("/api/models")
         return rows
-    versions = Shelf(settings.data_dir / "models").versions()
-    return [
-        {
-            "model": each.model,
-            "version": each.version,
-            "size": each.size,
-            "path": str(each.path),
-            "loaded": False,
-            "role": None,
-            "weight": None,
-        }
-        for each in versions
-    ]
+    return listing.rows(settings, Shelf(settings.data_dir / "models"), {}, {})

@@ -78,10 +78,13 @@ def _mqtt(settings: Told, doors: Told) -> str:
 
 def _engine(model: Told) -> str:
     says = f"{model['engine']} on {model['device']}"
-    if "slots" not in model:  # a model of tensors
+    details = model.get("details", {})
+    if "cap" in details:
+        ways = f"{details['runners']} at once, {details['threads']} threads each"
+        return f"{says}, batches of {details['cap']}, {ways}"
+    if "slots" not in model:
         return says
     says += f", {model['slots']} slots of {model['context']} tokens"
-    details = model.get("details", {})
     if "kv_type" in details:
         says += f", KV cache {details['kv_type']}, flash attention {details['flash_attention']}"
     return says

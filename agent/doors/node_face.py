@@ -35,7 +35,9 @@ class Node(Protocol):
     def status(self) -> dict[str, Any]:
         """For `/status`: no secret in it."""
 
-    def pull(self, source: str, name: str | None, trial: Trial | None) -> AsyncIterator[dict[str, Any]]:
+    def pull(
+        self, source: str, name: str | None, *, quantize: bool, trial: Trial | None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Rows of progress, then the Version. Raises AgentError and ModelError."""
 
     async def load(self, name: str) -> None:

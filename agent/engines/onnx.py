@@ -5,6 +5,7 @@ Settings (a mapping): threads (of one run), runners (runs at once), gpu (false: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from models.onnx import TensorSpec
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 PICTURE, TEXT = 224, 64  # sizes of a free dimension in a trial
 _DEVICES = {"TensorrtExecutionProvider": "tensorrt", "CUDAExecutionProvider": "cuda"}
+_TOO_NEW = re.compile(r"Opset (\d+) is under development.* till opset (\d+)", re.S)
 _KINDS = {
     "tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(float16)": "FP16", "tensor(bool)": "BOOL",
     "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32", "tensor(int64)": "INT64",
@@ -41,7 +43,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(path, options, providers=wanted)
         except Exception as error:  # onnxruntime's errors have no common base but this
-            raise EngineError(f"onnxruntime cannot load it: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime cannot load it: {_reason(error)}") from error
         progress(1.0)
         self.info = self._describe(settings)
 
@@ -90,6 +92,13 @@ def _example(spec: TensorSpec, rows: int) -> Array:
     return np.full(shape, "" if spec.datatype == "BYTES" else 1, kind)
 
 
+def _reason(error: Exception) -> str:
+    if found := _TOO_NEW.search(str(error)):
+        opset, most = found.groups()
+        return f"its opset is {opset}, and this onnxruntime knows up to {most}: export it for an older one"
+    return _first_line(error)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
 
@@ -97,3 +106,13 @@ def _first_line(error: Exception) -> str:
 def load(path: str, settings: Mapping[str, Any], progress: Progress) -> OnnxEngine:
     """EngineError: the model cannot be loaded."""
     return OnnxEngine(path, settings, progress)
+
+
+def main() -> None:
+    """Print what this onnxruntime can compute on: TensorRT, CUDA, CPU. Asked by `autoglm doctor`."""
+    there = ort.get_available_providers()
+    print(*[one.removesuffix("ExecutionProvider") for one in PROVIDERS if one in there])
+
+
+if __name__ == "__main__":
+    main()

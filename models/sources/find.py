@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from models.address import without_secrets
 from models.errors import BadSource
-from models.manifest import NAME
+from models.manifest import NAME, File, version_of
 from models.shelf import Shelf, Staged, Version
 from models.sources import hub, web
 from models.sources.catalog import Entry, catalog
@@ -134,6 +134,8 @@ async def on_shelf(found: Found, shelf: Shelf) -> Version | None:
 
 
 async def _is_the_same(version: Version, origin: Origin, source: str) -> bool:
+    if version.manifest.made_from:
+        return False  # nothing that is pulled brings it
     if origin.sha256 is not None:
         return version.manifest.files[0].sha256 == origin.sha256
     return version.manifest.source == source and await origin.is_unchanged(version)
@@ -142,12 +144,12 @@ async def _is_the_same(version: Version, origin: Origin, source: str) -> bool:
 def known(source: str, shelf: Shelf) -> Version | None:
     """What `source` brought to the shelf earlier, or the Model (or "model:version") of that name; no network.
 
-    None if there is none, or the catalog or the file has another content by now: then `pull` it.
+    Of a Version and what was made from it, the newest. None if there is none, or the catalog or the file has
+    another content by now: then `pull` it.
     """
     versions = shelf.versions()
     if entry := catalog().entry(source):
-        pinned = entry.sha256
-        match = [one for one in versions if pinned in (None, one.manifest.files[0].sha256)]
+        match = [one for one in versions if _has_content(one, entry.sha256)]
         return next((one for one in match if one.manifest.source == source or one.model == source), None)
     path = None if _is_url(source) else _path(source)
     wanted = (source, str(path or Path(source).absolute()), without_secrets(source))
@@ -161,5 +163,14 @@ def known(source: str, shelf: Shelf) -> Version | None:
     # The same source may have been pulled under several names: its own comes first.
     own = _plain_name(path.stem if path else Path(urlsplit(source).path).stem)
     one = next((one for one in found if one.model in (source, own)), found[0])
-    changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(one.path)
+    made_from = (one.model, one.manifest.made_from)
+    pulled = next((other for other in versions if (other.model, other.version) == made_from), one)
+    changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(pulled.path)
     return None if changed else one
+
+
+def _has_content(version: Version, sha256: str | None) -> bool:
+    """Whether a Version's file has this digest, or is made from the one that has; None: any has."""
+    if sha256 is None or version.manifest.files[0].sha256 == sha256:
+        return True
+    return version.manifest.made_from == version_of((File(path="-", size=0, sha256=sha256),))

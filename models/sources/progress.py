@@ -14,7 +14,7 @@ class Progress:
     """`done` of `total` bytes of a phase; None: not known.
 
     Phases: "looking up", "waiting" (another pull of the same is under way), "downloading", "unpacking",
-    "copying", "checking" (hashing), "ready".
+    "copying", "checking" (hashing), "quantize" and "measure" where that is asked for, "ready".
     """
 
     phase: str

@@ -85,7 +85,7 @@ def test_any_json_value_becomes_a_request_or_a_bad_request(body: dict[str, Any])
         assert (request.messages is None) != (request.prompt is None)
         assert request.max_tokens is None or 1 <= request.max_tokens <= 1000
         assert 1 <= request.n <= 16
-        assert 0 <= request.priority <= 9
+        assert request.priority is None or 0 <= request.priority <= 9
         assert 0 <= request.sampling.temperature <= 2
         assert len(request.stop) <= 16
 

@@ -268,6 +268,23 @@ def test_the_status_on_the_terminal_shows_models_of_both_kinds(agent: Agent) -> 
     assert "echo on cpu, 64 slots" in told.stdout
 
 
+def test_an_unload_while_it_is_busy_costs_no_answer(
+    agent: Agent, alone: Callable[[Rows], NDArray[np.float32]]
+) -> None:
+    transport = httpx.HTTPTransport(uds=str(agent.socket))
+    values = [rows(4, at) for at in range(24)]
+    with (
+        ThreadPoolExecutor(24) as pool,
+        httpx.Client(transport=transport, base_url="http://agent", timeout=60) as admin,
+    ):
+        waiting = [pool.submit(classify, agent, one) for one in values]
+        while agent.metric("num_requests_running") < 8:
+            time.sleep(0.005)
+        assert admin.post("/v2/repository/models/magika/unload", json={}).status_code == 200
+        for given, answer in zip(values, waiting, strict=True):
+            np.testing.assert_allclose(answer.result(), alone(given), atol=TOLERANCE)
+
+
 def test_a_worker_that_dies_costs_no_answer(
     agent: Agent, alone: Callable[[Rows], NDArray[np.float32]]
 ) -> None:

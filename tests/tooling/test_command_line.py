@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -99,6 +100,43 @@ def test_status_as_json_is_json_where_no_agent_runs(alone: dict[str, str]) -> No
 def test_models_lists_the_shelf_of_the_running_agent(here: dict[str, str]) -> None:
     rows = json.loads(run("models", "--json", **here).stdout)
     assert [row["model"] for row in rows if row["loaded"]] == ["echo"]
+
+
+def test_models_shows_how_this_device_runs_each_with_an_agent_and_without(
+    start_agent: Callable[..., Agent], magika_path: Path
+) -> None:
+    agent = start_agent(AUTOGLM_MODEL=str(magika_path))
+    there = {"AUTOGLM_DATA_DIR": str(agent.data_dir), "AUTOGLM_HTTP_PORT": str(agent.port)}
+    (loaded,) = json.loads(run("models", "--json", **there).stdout)
+    chosen = loaded["chosen"]
+    assert (loaded["engine"], loaded["loaded"]) == ("onnx", True)
+    assert chosen.keys() == {"cap", "runners", "threads", "rows_per_s"}
+    assert chosen.items() <= agent.status()["models"][0]["details"].items()
+    assert f"batches of {chosen['cap']}, " in run("status", **there).stdout
+    agent.stop()
+    (at_rest,) = json.loads(run("models", "--json", **there).stdout)
+    assert (at_rest["chosen"], at_rest["loaded"]) == (chosen, False)
+    shown = run("models", **there).stdout.splitlines()
+    way = f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}, {chosen['rows_per_s']:.0f} rows/s"
+    assert shown[1].split("\t")[3:5] == ["onnx", way]
+    ways = {name: {"cap": 3, "runners": 1, "threads": 1} for name in [at_rest["model"]]}
+    (told,) = json.loads(run("models", "--json", **there, AUTOGLM_MODELS=json.dumps(ways)).stdout)
+    assert told["chosen"] == ways[at_rest["model"]]
+
+
+def test_doctor_says_what_onnxruntime_computes_on_and_that_two_of_them_cannot_be(tmp_path: Path) -> None:
+    here = {"AUTOGLM_DATA_DIR": str(tmp_path), "AUTOGLM_HTTP_PORT": str(free_port())}
+    (onnx,) = [one for one in json.loads(run("doctor", "--json", **here).stdout) if one["about"] == "onnx"]
+    assert onnx["state"] in ("ok", "note")
+    assert re.fullmatch(r"onnxruntime(-gpu)? \d[\d.]+ with (TensorRT, )?(CUDA, )?CPU(;.*)?", onnx["says"])
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    told = run("doctor", **here, PYTHONPATH=str(tmp_path))
+    assert told.returncode == 1
+    assert "onnxruntime and onnxruntime-gpu overwrite each other's files" in told.stdout
+    assert "broken: onnx" in told.stderr
 
 
 def test_bench_measures_each_number_of_clients(here: dict[str, str]) -> None:

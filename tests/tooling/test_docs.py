@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Settings
+from agent.model_settings import ModelSettings
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(AUTOGLM_[A-Z0-9_]+)` \| (.+?) \|", re.M)
@@ -26,6 +27,13 @@ PAGES = [
 def test_every_setting_is_documented_and_nothing_else() -> None:
     beside = {"AUTOGLM_CONFIG", "AUTOGLM_API_KEY"}  # read by the command line, not settings
     assert set(DOCUMENTED) - beside == {f"AUTOGLM_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_setting_of_one_model_is_documented_and_nothing_else() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    section = page.partition("## One model")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", section, re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(ModelSettings.model_fields)
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))

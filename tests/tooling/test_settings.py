@@ -23,6 +23,13 @@ from tests.tooling.command import run
         ("AUTOGLM_API_KEYS", '[{"name": "a", "sha256": "secret"}]', "AUTOGLM_API_KEYS[0].sha256: must be 64"),
         ("AUTOGLM_API_KEYS", '[{"name": "a", "kee": "secret"}]', "AUTOGLM_API_KEYS[0].kee: is not known"),
         ("AUTOGLM_ALLOWED_HOSTS", "[edge", "AUTOGLM_ALLOWED_HOSTS: must be names with commas"),
+        ("AUTOGLM_MODELS", "{", "AUTOGLM_MODELS must be JSON"),
+        (
+            "AUTOGLM_MODELS",
+            '{"m": {"kep_alive": 1}}',
+            "AUTOGLM_MODELS.m: there is no setting `kep_alive`: is",
+        ),
+        ("AUTOGLM_MODELS", '{"a/b": {}}', "AUTOGLM_MODELS.a/b"),
         ("AUTOGLM_MQTT_URL", "http://broker", "AUTOGLM_MQTT_URL: must be mqtt://host:port"),
         ("AUTOGLM_MQTT_URL", "mqtt:broker", "AUTOGLM_MQTT_URL: must be mqtt://host:port"),
         ("AUTOGLM_MQTT_URL", "mqtt://broker:99999", "AUTOGLM_MQTT_URL: has no port from 1 to 65535"),
@@ -53,6 +60,23 @@ def test_a_wrong_file_is_named_with_what_is_wrong(text: str, says: str, tmp_path
     assert told.returncode == 2
     assert told.stderr.startswith(f"autoglm: {file}: {says}")
     assert told.stderr.count("\n") == 1
+
+
+def test_a_wrong_setting_of_one_model_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    for text, says in (
+        ("[models.m]\npined = true", "AUTOGLM_MODELS.m: there is no setting `pined`: is pinned meant?"),
+        ("[models.qwen2.5]\npinned = true", "AUTOGLM_MODELS.qwen2: a name with a dot in it stands in quotes"),
+        (
+            "[models.m]\ninstances = 0",
+            "AUTOGLM_MODELS.m.instances: Input should be greater than",
+        ),
+    ):
+        file.write_text(text)
+        told = run("serve", AUTOGLM_CONFIG=str(file))
+        assert told.returncode == 2
+        assert told.stderr.startswith(f"autoglm: {says}")
+        assert told.stderr.count("\n") == 1
 
 
 def test_a_variable_that_is_no_setting_is_warned_of(start_agent: Callable[..., Agent]) -> None:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 
+from agent import listing
 from agent.canaries import Trial
 from agent.doors.http.errors import error_object, json_response
 from agent.doors.http.routes import json_body
@@ -22,7 +23,6 @@ from agent.doors.openai.requests import bad_request
 from agent.doors.openai.strict_json import load_object
 from agent.errors import AgentError, BadRequest, ModelNotFound, Unavailable
 from models.errors import ModelError, NotOnShelf
-from models.shelf import Version
 
 B = TypeVar("B", PullBody, TrialBody)
 
@@ -34,17 +34,18 @@ def admin_routes(node: Node) -> APIRouter:
     async def shelf(request: Request) -> Response:
         """List the Versions on the shelf."""
         request.state.caller.needs_admin()
-        versions = await asyncio.to_thread(node.shelf.versions)
-        live = {(row["name"], row["version"]): row for row in node.serving.status()["models"]}
-        return json_response([_shown(one, live.get((one.model, one.version))) for one in versions])
+        live = [one for model in node.serving.offered() for one in node.serving.live(model.name)]
+        loaded = {(one.name, one.version): one.info for one in live if one.info}
+        parts = {(row["name"], row["version"]): row for row in node.serving.status()["models"]}
+        return json_response(await asyncio.to_thread(listing.rows, node.settings, node.shelf, loaded, parts))
 
     @router.post("/pull", **documented(PullBody, "A JSON object a line.", "application/x-ndjson"))
     async def pull(request: Request) -> Response:
         """Put a Version on the shelf; rows of progress come as it goes. To hang up is to stop it."""
         request.state.caller.needs_admin()
         body = await _read(request, PullBody)
-        rows = _rows(node.pull(body.source, body.name, _trial(body.trial)))
-        return StreamingResponse(rows, media_type="application/x-ndjson")
+        told = node.pull(body.source, body.name, quantize=body.quantize, trial=_trial(body.trial))
+        return StreamingResponse(_lines(told), media_type="application/x-ndjson")
 
     @router.delete("/models/{name}", **documented(None, "What was removed."))
     async def remove(request: Request, name: str) -> Response:
@@ -83,19 +84,6 @@ def _add_trials(router: APIRouter, node: Node) -> None:
             return json_response({"aborted": await node.abort(name)})
 
 
-def _shown(version: Version, live: dict[str, Any] | None) -> dict[str, Any]:
-    """`role` and `weight` are those of a live Version, else null."""
-    return {
-        "model": version.model,
-        "version": version.version,
-        "size": version.size,
-        "path": str(version.path),
-        "loaded": bool(live and "engine" in live),
-        "role": live and live["role"],
-        "weight": live and live["weight"],
-    }
-
-
 def _trial(body: TrialBody | None) -> Trial | None:
     return Trial(body.weight, body.shadow) if body else None
 
@@ -118,9 +106,9 @@ def _translated() -> Iterator[None]:
         raise Unavailable(str(error), retry_after=10) from None
 
 
-async def _rows(rows: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     try:
-        async for row in rows:
+        async for row in told:
             yield _line(row)
     except AgentError as error:
         yield _line(error_object(error))

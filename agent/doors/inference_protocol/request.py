@@ -100,7 +100,7 @@ def inference(
         model=model,
         inputs=inputs,
         outputs=tuple(outputs),
-        priority=_number(parameters, "priority", 5, 0, 9),
+        priority=_priority(parameters),
         deadline=_deadline(parameters),
         sender=sender,
         session=_session(parameters, sender),
@@ -169,10 +169,12 @@ def check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
         raise BadRequest(f"input '{name}' has {there} values, and its shape asks for {count}")
 
 
-def _number(parameters: Mapping[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = parameters.get(name, default)
-    if type(value) is not int or not least <= value <= most:
-        raise BadRequest(f"the parameter '{name}' must be a whole number from {least} to {most}")
+def _priority(parameters: Mapping[str, Any]) -> int | None:
+    value = parameters.get("priority")
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= 9:
+        raise BadRequest("the parameter 'priority' must be a whole number from 0 to 9")
     return value
 
 

@@ -100,7 +100,9 @@ class _Shared(_Strict):
     user: ShortText | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
-    priority: int | None = Field(None, ge=0, le=9, description="9 is served first; the default is 5.")
+    priority: int | None = Field(
+        None, ge=0, le=9, description="9 is served first; the default is 5, or as it is set."
+    )
     timeout: float | None = Field(None, gt=0, le=86400, description="Seconds until the answer is useless.")
     ignore_eos: bool | None = None
     keep_alive: Duration | None = Field(
@@ -153,6 +155,7 @@ class PullBody(_Strict):
 
     source: LongText = Field(min_length=1, description="A catalog name, a file, a URL, owner/repo.")
     name: ShortText | None = None
+    quantize: bool = Field(False, description="Of an ONNX model: keep an int8 Version if it is better here.")
     trial: TrialBody | None = Field(None, description="Try it beside the Version that serves `name`.")
 
     @model_validator(mode="after")

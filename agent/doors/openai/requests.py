@@ -65,7 +65,7 @@ def requests(body: Body, settings: Settings, *, id: str, sender: str, durable: b
         "max_tokens": _max_tokens(body, settings),
         "stop": tuple(body.stop),
         "n": body.n or 1,
-        "priority": 5 if body.priority is None else body.priority,
+        "priority": body.priority,
         "deadline": None if body.timeout is None else now + body.timeout,
         "sender": sender,
         "session": f"{sender}/{body.user}" if body.user else "",
