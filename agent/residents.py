@@ -167,6 +167,7 @@ class Residents:
                 await self._offer(version)
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
+        self._serving.whole = True
 
     async def _offer(self, version: Version) -> tuple[Resident, Offered]:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""

@@ -38,6 +38,7 @@ class Inference:
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for limits
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
+    patient: bool = False  # its wall time begins when a Worker has it, not while it waits
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """From the inbox to serving and back: claims prompts, senders in turn, runs them, keeps their results.
 
+Tensors are claimed, run and kept as prompts are; what differs is in TextRun and TensorRun.
 What serving does not take now goes back to the inbox: at a sender's rate limit, or where its model cannot be
 loaded, that sender is held for a while, at a full queue all are, so that a sender's prompts stay in order and
 only what runs is in memory.
@@ -12,23 +13,21 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from agent.config import Settings
-from agent.doors.mqtt.intake import encode, error_payload, read_body
-from agent.doors.mqtt.tokens import Tokens
+from agent.doors.mqtt.intake import error_payload
+from agent.doors.mqtt.tensor_run import TensorRun
+from agent.doors.mqtt.text_run import TextRun
 from agent.doors.mqtt.topics import Topics
-from agent.doors.openai.answers import Answer
-from agent.doors.openai.requests import Body, requests
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
-from agent.job import TextTicket
-from agent.request import Request
 from agent.serving import Serving
 from agent.telemetry import Telemetry
-from cloud_sync.state import MAX_LIVES, Prompt, State, StateError
+from cloud_sync.state import Prompt, State, StateError
 
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
 RETRY_S = 1.0  # after the database did not take a write
@@ -99,7 +98,8 @@ class Runs:
         free = self._most - len(self._running)
         if free <= 0:
             return None
-        if not self._serving.ready()[0]:
+        ready = self._serving.ready()[0]
+        if not ready and not self._tensors_may_run():
             return NOT_READY_S
         now = time.monotonic()
         if now < self._full_until:
@@ -107,7 +107,7 @@ class Runs:
         self._held = {sender: until for sender, until in self._held.items() if until > now}
         try:
             room = self._most_bytes - sum(self._running.values())
-            prompts = await self._state.claim(free, self._held, most_bytes=room)
+            prompts = await self._state.claim(free, self._held, most_bytes=room, prompts=ready)
         except StateError as error:
             log.error("prompts could not be claimed", error=str(error))
             await asyncio.sleep(RETRY_S)
@@ -119,7 +119,13 @@ class Runs:
             await self._give_back(back, begun=False)
         if back or len(prompts) == free:
             return 0.0
-        return min((until - now for until in self._held.values()), default=None)
+        waits = [until - now for until in self._held.values()]
+        return min(waits if ready else [*waits, NOT_READY_S], default=None)
+
+    def _tensors_may_run(self) -> bool:
+        """While the default Model is not ready: unless they may be its own."""
+        default = self._serving.find("")
+        return self._serving.whole and (default is None or default.tensors is None)
 
     async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
@@ -128,11 +134,9 @@ class Runs:
         try:
             if prompt.spent:
                 raise InternalError("this prompt was begun too often and never finished: it is not run again")
-            if len(prompt.body) > LARGE:
-                body = await asyncio.to_thread(read_body, prompt.body)
-            else:
-                body = read_body(prompt.body)
-            tickets = self._serving.submit_all(self._requests(prompt, body))
+            make = self._of(prompt)
+            run = await asyncio.to_thread(make) if len(prompt.body) > LARGE else make()
+            run.submit()
         except (Overloaded, Unavailable) as error:
             self._hold(prompt.sender, error)
             return False
@@ -140,17 +144,14 @@ class Runs:
             group.create_task(self._finish(prompt, _failure(prompt, error)))
             return True
         self._full_s = FULL_S
-        group.create_task(self._run(prompt, body, tickets))
+        group.create_task(self._run(prompt, run))
         return True
 
-    def _requests(self, prompt: Prompt, body: Body) -> list[Request]:
-        sender = f"mqtt:{prompt.sender}"
-        made = requests(body, self._settings, id=f"mqtt-{prompt.seq}", sender=sender, durable=True)
-        if body.timeout is None:  # it waits for as long as it takes
-            return [replace(one, patient=True) for one in made]
-        # The caller's time runs from the prompt's arrival.
-        waited = self._state.now() - prompt.received_at
-        return [replace(one, deadline=time.monotonic() + body.timeout - waited) for one in made]
+    def _of(self, prompt: Prompt) -> Callable[[], TextRun | TensorRun]:
+        if prompt.model is not None:
+            return partial(TensorRun, prompt, self._settings, self._serving, self._state)
+        send = partial(self._out.tokens, self._topics.tokens(prompt.sender, prompt.id))
+        return partial(TextRun, prompt, self._settings, self._serving, self._state, send)
 
     def _hold(self, sender: str, error: AgentError) -> None:
         spread = random.uniform(1, 1.2)  # noqa: S311
@@ -161,52 +162,23 @@ class Runs:
             self._full_until = time.monotonic() + self._full_s * spread
             self._full_s = min(2 * self._full_s, FULL_MOST_S)
 
-    async def _run(self, prompt: Prompt, body: Body, tickets: list[TextTicket]) -> None:
-        topic = self._topics.tokens(prompt.sender, prompt.id)
-        tokens = Tokens(prompt.id, prompt.attempts, lambda said: self._out.tokens(topic, said))
+    async def _run(self, prompt: Prompt, run: TextRun | TensorRun) -> None:
+        header_length = None
         try:
-            answer = Answer(body, id=prompt.id, model=tickets[0].model)
-            await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
-            payload = encode(answer.completion())
+            payload, header_length = await run.answer()
         except (Overloaded, Unavailable, Cancelled) as error:
             self._hold(prompt.sender, error)
             return await self._give_back([prompt.seq], begun=True)
         except Exception as error:  # noqa: BLE001 - it is this prompt's alone
             payload = _failure(prompt, error)
         finally:
-            tokens.close()
-            _cancel(tickets)
-        await self._finish(prompt, payload)
+            run.close()
+        await self._finish(prompt, payload, header_length)
 
-    async def _gather(
-        self, prompt: Prompt, body: Body, tickets: list[TextTicket], answer: Answer, tokens: Tokens | None
-    ) -> None:
-        deaths = 0
-        for place, ticket in enumerate(tickets):
-            attempt = 1
-            async for chunk in ticket:
-                if chunk.attempt > attempt:
-                    again, died = chunk.attempt - attempt, max(one.deaths for one in tickets) - deaths
-                    await self._began_again(prompt, again, died)
-                    if tokens:
-                        tokens.begin_again(again)
-                    attempt, deaths = chunk.attempt, deaths + died
-                answer.add(chunk, place)
-                if tokens:
-                    tokens.add(place * (body.n or 1) + chunk.index, chunk)
-
-    async def _began_again(self, prompt: Prompt, attempts: int, deaths: int) -> None:
-        """Kept before a token of the new attempt is sent."""
-        log.warning("a prompt's Worker was lost", id=prompt.id, sender=prompt.sender, deaths=deaths)
-        with contextlib.suppress(StateError):
-            lives = await self._state.began_again(prompt.seq, attempts=attempts, deaths=deaths)
-            if deaths and lives >= MAX_LIVES:
-                raise InternalError(f"the prompt cost {MAX_LIVES} Workers their lives")
-
-    async def _finish(self, prompt: Prompt, payload: bytes) -> None:
+    async def _finish(self, prompt: Prompt, payload: bytes, header_length: int | None = None) -> None:
         while True:
             try:
-                await self._state.finish(prompt.seq, payload)
+                await self._state.finish(prompt.seq, payload, header_length)
                 break
             except StateError as error:
                 log.error("a result could not be kept", id=prompt.id, error=str(error), retry_s=RETRY_S)
@@ -235,8 +207,3 @@ def _failure(prompt: Prompt, error: Exception) -> bytes:
         log.error("a prompt failed unexpectedly", id=prompt.id, sender=prompt.sender, exc_info=error)
         error = InternalError("something went wrong inside the node")
     return error_payload(error, prompt.id, prompt.sender)
-
-
-def _cancel(tickets: list[TextTicket]) -> None:
-    for ticket in tickets:
-        ticket.cancel()
