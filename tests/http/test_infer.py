@@ -42,17 +42,10 @@ def agent(
         "fixed": {"inputs": [("x", INT64, (2, 2))], "outputs": [("y", INT64, (2, 2))]},
         "sum": {"op": "Add", "inputs": [("a", FLOAT, (None, 2)), ("b", FLOAT, (None, 2))]},
     }
-    pull(agent, magika_path, "magika")
+    agent.pull(magika_path, "magika")
     for name, how in small.items():
-        pull(agent, write_onnx(folder / f"{name}.onnx", **how), name)
+        agent.pull(write_onnx(folder / f"{name}.onnx", **how), name)
     return agent
-
-
-def pull(agent: Agent, file: Path, name: str) -> None:
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
-    with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
-        answer = client.post("/api/pull", json={"source": str(file), "name": name})
-        assert "version" in answer.text.splitlines()[-1], answer.text
 
 
 @pytest.fixture(scope="module")
