@@ -178,6 +178,7 @@ def test_tensors_are_answered_while_the_default_model_cannot_be_had(
         AUTOGLM_NODE="headless",
         AUTOGLM_MQTT_URL=broker.url,
         AUTOGLM_MODEL="/nonexistent.gguf",
+        AUTOGLM_REQUEST_TIMEOUT_S="2",  # which its load may outlast: what is kept is patient
         AUTOGLM_MAX_BATCH_SIZE="1",
     ).connected()
     node = Node(agent, broker, "headless")
