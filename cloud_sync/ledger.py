@@ -19,20 +19,21 @@ PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
 PURGE_PAGES = 2000
 _SENDERS = """
     WITH RECURSIVE senders (sender) AS (  -- one look into the index for each, however many wait
-        SELECT min(sender) FROM inbox WHERE state = 'waiting' AND (:prompts OR model IS NOT NULL)
+        SELECT min(sender) FROM inbox WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors)
         UNION ALL
         SELECT (
             SELECT min(sender) FROM inbox
-            WHERE state = 'waiting' AND (:prompts OR model IS NOT NULL) AND sender > senders.sender
+            WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors) AND sender > senders.sender
         ) FROM senders WHERE sender IS NOT NULL
     )
     SELECT sender, (
         SELECT min(seq) FROM inbox
-        WHERE state = 'waiting' AND (:prompts OR model IS NOT NULL) AND sender = senders.sender
+        WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors) AND sender = senders.sender
     ) FROM senders WHERE sender IS NOT NULL"""
 _NEXT = """
     SELECT min(seq) FROM inbox
-    WHERE state = 'waiting' AND (:prompts OR model IS NOT NULL) AND sender = :sender AND seq > :after"""
+    WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors)
+        AND sender = :sender AND seq > :after"""
 _PROMPT = """
     SELECT seq, sender, id, body, received_at, runs + 1, lives, attempts + 1, model, header_length
     FROM inbox WHERE seq = ?"""
@@ -72,11 +73,10 @@ def accept(
 
 
 def claim(
-    limit: int, most_bytes: int, held: tuple[str, ...], prompts_too: bool, db: sqlite3.Connection
+    limit: int, most_bytes: int, held: tuple[str, ...], kinds: dict[str, bool], db: sqlite3.Connection
 ) -> list[Prompt]:
     """In turn: next is always a sender with the fewest running, of those the one that waits longest."""
     running = dict(db.execute("SELECT sender, count(*) FROM inbox WHERE state = 'running' GROUP BY sender"))
-    kinds = {"prompts": prompts_too}
     waiting = db.execute(_SENDERS, kinds)
     turns = [(running.get(sender, 0), seq, sender) for sender, seq in waiting if sender not in held]
     heapq.heapify(turns)

@@ -87,14 +87,16 @@ class State:
         *,
         most_bytes: int = 1 << 62,
         prompts: bool = True,
+        tensors: bool = True,
     ) -> asyncio.Future[list[Prompt]]:
         """Waiting prompts, none from the senders in `held`, their bodies of `most_bytes` together.
 
         A sender's are in the order of arrival; senders take turns, so that none waits behind another's many.
-        Where nothing runs, one of any size is given. They are counted as begun before they run. Without
-        `prompts` only those of tensors are given.
+        Where nothing runs, one of any size is given. They are counted as begun before they run. Either kind
+        can be left out.
         """
-        return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held), prompts))
+        kinds = {"prompts": prompts, "tensors": tensors}
+        return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held), kinds))
 
     def release(self, seqs: Iterable[int], *, begun: bool) -> asyncio.Future[None]:
         """Give claimed prompts back: it was no run. Of one that was `begun`, the attempt's number is used."""

@@ -79,16 +79,17 @@ class Machine(RuleBasedStateMachine):
             assert outcome is Accepted.RUNNING
             row.asked[address.topic] = address.acks
 
-    @rule(limit=st.integers(1, 3), held=st.sets(senders), prompts=st.booleans())
-    def claim(self, limit: int, held: set[str], prompts: bool) -> None:
+    @rule(limit=st.integers(1, 3), held=st.sets(senders), prompts=st.booleans(), tensors=st.booleans())
+    def claim(self, limit: int, held: set[str], prompts: bool, tensors: bool) -> None:
         rows = [(key, self.rows[key]) for key in self.order if key[0] not in held]
-        waiting = [key for key, row in rows if row.state == "waiting" and (prompts or row.asked_for[1])]
+        rows = [(key, row) for key, row in rows if (tensors if row.asked_for[1] else prompts)]
+        waiting = [key for key, row in rows if row.state == "waiting"]
         busy = Counter(key[0] for key, row in self.rows.items() if row.state == "running")
         turns: dict[tuple[str, str], int] = {}
         for key in waiting:
             turns[key] = busy[key[0]]
             busy[key[0]] += 1
-        claimed = self.do("claim", limit, held, prompts=prompts)
+        claimed = self.do("claim", limit, held, prompts=prompts, tensors=tensors)
         in_turn = sorted(waiting, key=lambda key: turns[key])  # stable: then in the order of arrival
         assert [(prompt.sender, prompt.id) for prompt in claimed] == in_turn[:limit]
         for prompt in claimed:

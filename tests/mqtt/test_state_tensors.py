@@ -30,12 +30,13 @@ async def test_the_same_bytes_for_another_model_or_cut_elsewhere_are_another_bod
     assert (prompt.model, prompt.header_length) == ("m", 3)
 
 
-async def test_tensors_can_be_claimed_alone(state: State) -> None:
+async def test_either_kind_can_be_claimed_alone(state: State) -> None:
     for id, model in (("p1", None), ("t1", "m"), ("p2", None), ("t2", "m")):
         await state.accept("", id, b"body", HERE, model=model)
+    assert [prompt.id for prompt in await state.claim(1, tensors=False)] == ["p1"]
     assert [prompt.id for prompt in await state.claim(9, prompts=False)] == ["t1", "t2"]
     assert await state.claim(9, prompts=False) == []
-    assert [prompt.id for prompt in await state.claim(9)] == ["p1", "p2"]
+    assert [prompt.id for prompt in await state.claim(9)] == ["p2"]
 
 
 async def test_a_raw_results_length_goes_with_it(state: State) -> None:

@@ -2,8 +2,8 @@
 
 Tensors are claimed, run and kept as prompts are; what differs is in TextRun and TensorRun.
 What serving does not take now goes back to the inbox: at a sender's rate limit, or where its model cannot be
-loaded, that sender is held for a while, at a full queue all are, so that a sender's prompts stay in order and
-only what runs is in memory.
+loaded, that sender is held for a while; at a full queue all prompts are, or all tensors. So a sender's stay
+in order, and only what runs is in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cloud_sync.state import Prompt, State, StateError
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
 RETRY_S = 1.0  # after the database did not take a write
 HOLD_S = 10.0  # the longest that a sender is held at once
-FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all are held at a full queue; doubles
+FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all of a kind are held at a full queue; doubles
 
 log = structlog.get_logger()
 
@@ -43,6 +43,18 @@ class Out:
 
     tokens: Callable[[str, bytes], None]  # topic, payload
     news: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Full:
+    """Until when one kind is held, and for how long it will be if its queue is still full then."""
+
+    until: float = 0.0  # on the monotonic clock
+    wait: float = FULL_S
+
+    def again(self) -> None:
+        self.until = time.monotonic() + self.wait * random.uniform(1, 1.2)  # noqa: S311
+        self.wait = min(2 * self.wait, FULL_MOST_S)
 
 
 class Runs:
@@ -64,8 +76,7 @@ class Runs:
         self._most_bytes = 4 * settings.max_body_bytes
         self._running: dict[int, int] = {}  # number -> bytes of its body
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
-        self._full_until = 0.0
-        self._full_s = FULL_S
+        self._full = {"prompts": _Full(), "tensors": _Full()}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -98,16 +109,15 @@ class Runs:
         free = self._most - len(self._running)
         if free <= 0:
             return None
-        ready = self._serving.ready()[0]
-        if not ready and not self._tensors_may_run():
-            return NOT_READY_S
         now = time.monotonic()
-        if now < self._full_until:
-            return self._full_until - now
+        waits = self._waits(now)
+        if all(waits.values()):
+            return min(waits.values())
         self._held = {sender: until for sender, until in self._held.items() if until > now}
         try:
             room = self._most_bytes - sum(self._running.values())
-            prompts = await self._state.claim(free, self._held, most_bytes=room, prompts=ready)
+            kinds = {kind: not wait for kind, wait in waits.items()}
+            prompts = await self._state.claim(free, self._held, most_bytes=room, **kinds)
         except StateError as error:
             log.error("prompts could not be claimed", error=str(error))
             await asyncio.sleep(RETRY_S)
@@ -119,17 +129,23 @@ class Runs:
             await self._give_back(back, begun=False)
         if back or len(prompts) == free:
             return 0.0
-        waits = [until - now for until in self._held.values()]
-        return min(waits if ready else [*waits, NOT_READY_S], default=None)
+        later = [wait for wait in waits.values() if wait]
+        return min([*later, *(until - now for until in self._held.values())], default=None)
 
-    def _tensors_may_run(self) -> bool:
-        """While the default Model is not ready: unless they may be its own."""
-        default = self._serving.find("")
-        return self._serving.whole and (default is None or default.tensors is None)
+    def _waits(self, now: float) -> dict[str, float]:
+        """By kind, the seconds until some may be started; 0: now."""
+        waits = {kind: max(0.0, full.until - now) for kind, full in self._full.items()}
+        if not self._serving.ready()[0]:
+            waits["prompts"] = max(waits["prompts"], NOT_READY_S)
+            default = self._serving.find("")
+            if not self._serving.whole or (default and default.tensors):  # tensors may be for what is to come
+                waits["tensors"] = max(waits["tensors"], NOT_READY_S)
+        return waits
 
     async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
-        if prompt.sender in self._held or time.monotonic() < self._full_until:
+        full = self._full[_kind(prompt)]
+        if prompt.sender in self._held or time.monotonic() < full.until:
             return False
         try:
             if prompt.spent:
@@ -138,12 +154,12 @@ class Runs:
             run = await asyncio.to_thread(make) if len(prompt.body) > LARGE else make()
             run.submit()
         except (Overloaded, Unavailable) as error:
-            self._hold(prompt.sender, error)
+            self._hold(prompt, error)
             return False
         except Exception as error:  # noqa: BLE001 - it is this prompt's alone
             group.create_task(self._finish(prompt, _failure(prompt, error)))
             return True
-        self._full_s = FULL_S
+        full.wait = FULL_S
         group.create_task(self._run(prompt, run))
         return True
 
@@ -153,21 +169,19 @@ class Runs:
         send = partial(self._out.tokens, self._topics.tokens(prompt.sender, prompt.id))
         return partial(TextRun, prompt, self._settings, self._serving, self._state, send)
 
-    def _hold(self, sender: str, error: AgentError) -> None:
-        spread = random.uniform(1, 1.2)  # noqa: S311
+    def _hold(self, prompt: Prompt, error: AgentError) -> None:
         if isinstance(error, RateLimited | Unavailable):  # of Unavailable: the model that it named, alone
             wait = min(HOLD_S, error.retry_after or RETRY_S)
-            self._held[sender] = time.monotonic() + wait * spread
+            self._held[prompt.sender] = time.monotonic() + wait * random.uniform(1, 1.2)  # noqa: S311
         else:
-            self._full_until = time.monotonic() + self._full_s * spread
-            self._full_s = min(2 * self._full_s, FULL_MOST_S)
+            self._full[_kind(prompt)].again()
 
     async def _run(self, prompt: Prompt, run: TextRun | TensorRun) -> None:
         header_length = None
         try:
             payload, header_length = await run.answer()
         except (Overloaded, Unavailable, Cancelled) as error:
-            self._hold(prompt.sender, error)
+            self._hold(prompt, error)
             return await self._give_back([prompt.seq], begun=True)
         except Exception as error:  # noqa: BLE001 - it is this prompt's alone
             payload = _failure(prompt, error)
@@ -200,6 +214,10 @@ class Runs:
         if not kept:  # their rows still say that they run
             await self._resume()
         self._wake.set()
+
+
+def _kind(prompt: Prompt) -> str:
+    return "prompts" if prompt.model is None else "tensors"
 
 
 def _failure(prompt: Prompt, error: Exception) -> bytes:
