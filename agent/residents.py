@@ -180,6 +180,7 @@ class Residents:
                     await self._offer(await asyncio.to_thread(self.canaries.stable, version))
             except (ModelError, OSError) as error:
                 log.warning("a model on the shelf is not offered", model=version.model, error=str(error))
+        self._serving.whole = True
 
     async def _load_pinned(self) -> None:
         """Offer all, then load those that are to be there always, once the default has had its turn."""

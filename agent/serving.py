@@ -32,6 +32,7 @@ class Serving:
         self._held = "no model is loaded yet"  # why there is no default
         self._closed = False
         self.shadow = Shadow(telemetry, self._busy)
+        self.whole = False  # all that is on the shelf is offered
 
     # What doors call.
 
@@ -207,6 +208,8 @@ class Serving:
     def _unknown(self, name: str) -> AgentError:
         if self._default is None:  # it may be the one that is still to come
             return Unavailable(self._held, retry_after=5)
+        if not self.whole:
+            return Unavailable("the models on the shelf are being looked through", retry_after=1)
         names = [repr(model.name) for model in self.offered()]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         listed = f"{', '.join(names[:NAMED])}{more}"

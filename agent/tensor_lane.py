@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,9 +52,9 @@ class _Job:
     def alone(self) -> bool:
         return self.ticket.deaths >= LIVES - 1
 
-    def frame(self) -> Infer:
-        asked = self.ticket.request
-        return Infer(asked.id, asked.inputs, asked.outputs, self.priority, self.deadline)
+    def frame(self, timeout: float) -> Infer:
+        asked, late = self.ticket.request, min(self.deadline, time.monotonic() + timeout)
+        return Infer(asked.id, asked.inputs, asked.outputs, self.priority, late)
 
 
 class TensorLane(BaseLane):
@@ -93,7 +94,7 @@ class TensorLane(BaseLane):
             raise Overloaded("the queue is full", retry_after=1)
         self._limits.check(asked.sender, 1, 0, now)
         self._limits.charge(asked.sender, 1, 0, now)
-        deadline = now + self._settings.request_timeout_s
+        deadline = math.inf if asked.patient else now + self._settings.request_timeout_s
         if asked.deadline is not None:
             deadline = min(deadline, asked.deadline)
         priority = self._settings.priority if asked.priority is None else asked.priority
@@ -203,7 +204,7 @@ class TensorLane(BaseLane):
             id, job = next(iter(self._waiting.items()))
             if self._sent and (job.alone or self._has_alone):
                 return
-            one.send(job.frame())
+            one.send(job.frame(self._settings.request_timeout_s))
             self._sent[id] = self._waiting.pop(id)
             self._has_alone = job.alone
 

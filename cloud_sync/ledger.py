@@ -6,113 +6,64 @@ whether the disk has it.
 
 from __future__ import annotations
 
-import enum
 import heapq
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 
-MAX_LIVES = 3  # Workers that one prompt may cost
-MAX_RUNS = 5  # begun so often and never finished: it ends the agent itself
+from cloud_sync.rows import Accepted, Address, Known, Parcel, Prompt, Purged
+
 PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
 PURGE_PAGES = 2000
 _SENDERS = """
     WITH RECURSIVE senders (sender) AS (  -- one look into the index for each, however many wait
-        SELECT min(sender) FROM inbox WHERE state = 'waiting'
+        SELECT min(sender) FROM inbox WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors)
         UNION ALL
-        SELECT (SELECT min(sender) FROM inbox WHERE state = 'waiting' AND sender > senders.sender)
-        FROM senders WHERE sender IS NOT NULL
+        SELECT (
+            SELECT min(sender) FROM inbox
+            WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors) AND sender > senders.sender
+        ) FROM senders WHERE sender IS NOT NULL
     )
-    SELECT sender, (SELECT min(seq) FROM inbox WHERE state = 'waiting' AND sender = senders.sender)
-    FROM senders WHERE sender IS NOT NULL"""
-_PROMPT = "SELECT seq, sender, id, body, received_at, runs + 1, lives, attempts + 1 FROM inbox WHERE seq = ?"
-_NEXT = "SELECT min(seq) FROM inbox WHERE state = 'waiting' AND sender = ? AND seq > ?"
-
-
-class Accepted(enum.Enum):
-    """What became of a prompt that arrived."""
-
-    NEW = "new"  # committed: it will be answered
-    RUNNING = "running"  # the same again, not finished yet
-    DONE = "done"  # the same again: its result is published again, byte for byte
-    CONFLICT = "conflict"  # this id was given to another body; nothing was changed
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where an answer goes."""
-
-    topic: str
-    correlation: bytes = b""
-    acks: bool = False  # it stays in the outbox until the receiver says that it has it
-    expires_in: float | None = None  # seconds from now; None: as long as results are kept
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A claimed inbox row."""
-
-    seq: int
-    sender: str
-    id: str
-    body: bytes
-    received_at: float  # node time
-    runs: int  # this one included
-    lives: int
-    attempts: int  # this one included; never used twice once a token of it may be out
-
-    @property
-    def spent(self) -> bool:
-        """It has ended too many Workers or agents: it must not run again."""
-        return self.lives >= MAX_LIVES or self.runs > MAX_RUNS
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """An outbox row with what to publish."""
-
-    seq: int
-    topic: str
-    correlation: bytes
-    payload: bytes
-    acks: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An id whose receivers must not be disturbed: if it is in the inbox, a message goes `elsewhere`."""
-
-    sender: str
-    id: str
-    elsewhere: str  # topic
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """How many rows a purge took: results past their time, and messages that no receiver took in time."""
-
-    results: int
-    undelivered: int
+    SELECT sender, (
+        SELECT min(seq) FROM inbox
+        WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors) AND sender = senders.sender
+    ) FROM senders WHERE sender IS NOT NULL"""
+_NEXT = """
+    SELECT min(seq) FROM inbox
+    WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors)
+        AND sender = :sender AND seq > :after"""
+_PROMPT = """
+    SELECT seq, sender, id, body, received_at, runs + 1, lives, attempts + 1, model, header_length
+    FROM inbox WHERE seq = ?"""
 
 
 def accept(
-    sender: str, id: str, body: bytes, address: Address, keep_s: float, now: float, db: sqlite3.Connection
+    sender: str,
+    id: str,
+    body: bytes,
+    model: str | None,
+    header_length: int | None,
+    address: Address,
+    keep_s: float,
+    now: float,
+    db: sqlite3.Connection,
 ) -> Accepted:
-    digest = sha256(body).digest()
+    asked = (sha256(body).digest(), model, header_length)
     found = db.execute(
-        "SELECT seq, digest, state FROM inbox WHERE sender = ? AND id = ?", (sender, id)
+        "SELECT seq, state, digest, model, header_length FROM inbox WHERE sender = ? AND id = ?", (sender, id)
     ).fetchone()
     if found is None:
         [(seq,)] = db.execute(
-            "INSERT INTO inbox (sender, id, digest, body, received_at) VALUES (?, ?, ?, ?, ?) RETURNING seq",
-            (sender, id, digest, body, now),
+            "INSERT INTO inbox (sender, id, body, received_at, digest, model, header_length)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+            (sender, id, body, now, *asked),
         ).fetchall()
         _wait(db, seq, address, now)
         return Accepted.NEW
-    seq, known, state = found
-    if known != digest:
+    seq, state, *known = found
+    if tuple(known) != asked:
         return Accepted.CONFLICT
     if state != "done":
         _wait(db, seq, address, now)
@@ -121,12 +72,13 @@ def accept(
     return Accepted.DONE
 
 
-def claim(limit: int, most_bytes: int, held: tuple[str, ...], db: sqlite3.Connection) -> list[Prompt]:
+def claim(
+    limit: int, most_bytes: int, held: tuple[str, ...], kinds: dict[str, bool], db: sqlite3.Connection
+) -> list[Prompt]:
     """In turn: next is always a sender with the fewest running, of those the one that waits longest."""
     running = dict(db.execute("SELECT sender, count(*) FROM inbox WHERE state = 'running' GROUP BY sender"))
-    turns = [
-        (running.get(sender, 0), seq, sender) for sender, seq in db.execute(_SENDERS) if sender not in held
-    ]
+    waiting = db.execute(_SENDERS, kinds)
+    turns = [(running.get(sender, 0), seq, sender) for sender, seq in waiting if sender not in held]
     heapq.heapify(turns)
     prompts: list[Prompt] = []
     while turns and len(prompts) < limit:
@@ -136,7 +88,7 @@ def claim(limit: int, most_bytes: int, held: tuple[str, ...], db: sqlite3.Connec
         if most_bytes < 0 and (running or prompts):  # alone, a body of any size may run
             break
         prompts.append(prompt)
-        (after,) = db.execute(_NEXT, (sender, seq)).fetchone()
+        (after,) = db.execute(_NEXT, {**kinds, "sender": sender, "after": seq}).fetchone()
         if after is not None:
             heapq.heappush(turns, (turn + 1, after, sender))
     seqs = [(prompt.seq,) for prompt in prompts]
@@ -170,8 +122,14 @@ def began_again(seq: int, attempts: int, deaths: int, db: sqlite3.Connection) ->
     return int(lives)
 
 
-def finish(seq: int, payload: bytes, keep_s: float, now: float, db: sqlite3.Connection) -> bool:
-    if db.execute("INSERT OR IGNORE INTO results VALUES (?, ?)", (seq, payload)).rowcount == 0:
+def finish(
+    seq: int, payload: bytes, header_length: int | None, keep_s: float, now: float, db: sqlite3.Connection
+) -> bool:
+    kept = db.execute(
+        "INSERT OR IGNORE INTO results (inbox_seq, payload, header_length) VALUES (?, ?, ?)",
+        (seq, payload, header_length),
+    )
+    if kept.rowcount == 0:
         return False
     db.execute("UPDATE inbox SET state = 'done', body = NULL, finished_at = ? WHERE seq = ?", (now, seq))
     latest = now + keep_s
@@ -197,12 +155,15 @@ def post(
 
 def due(after: int, limit: int, now: float, db: sqlite3.Connection) -> list[Parcel]:
     rows = db.execute(
-        "SELECT outbox.seq, topic, correlation, coalesce(outbox.payload, results.payload), acks"
-        " FROM outbox LEFT JOIN results USING (inbox_seq)"
+        "SELECT outbox.seq, topic, correlation, coalesce(outbox.payload, results.payload), header_length,"
+        " acks FROM outbox LEFT JOIN results USING (inbox_seq)"
         " WHERE outbox.seq > ? AND expires_at > ? ORDER BY outbox.seq LIMIT ?",
         (after, now, limit),
     )
-    return [Parcel(seq, topic, data, payload, bool(acks)) for seq, topic, data, payload, acks in rows]
+    return [
+        Parcel(seq, topic, data, payload, length, bool(acks))
+        for seq, topic, data, payload, length, acks in rows
+    ]
 
 
 def delivered(seq: int, db: sqlite3.Connection) -> None:

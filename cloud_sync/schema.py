@@ -76,6 +76,16 @@ def _turns(db: Database) -> None:
     db.execute("UPDATE inbox SET attempts = runs + lives WHERE state != 'done'")
 
 
+@migrations(name="0003_tensors")
+def _tensors(db: Database) -> None:
+    # The Model of a body of tensors, as its topic named it; NULL: a prompt, whose body names its own.
+    db.execute("ALTER TABLE inbox ADD COLUMN model TEXT")
+    for table in ("inbox", "results"):  # bytes of JSON, where raw tensors follow; NULL: it is all JSON
+        db.execute(f"ALTER TABLE {table} ADD COLUMN header_length INTEGER")
+    db.execute("DROP INDEX inbox_waiting")
+    db.execute("CREATE INDEX inbox_waiting ON inbox (sender, seq, model) WHERE state = 'waiting'")
+
+
 def prepare(path: Path) -> Path | None:
     """Make `path` a sound database of this schema; where a damaged one was in the way, the name it has now.
 

@@ -1,4 +1,4 @@
-"""What the node must not forget: prompts that it accepted, their results, and what waits for a receiver.
+"""What the node must not forget: what it accepted (prompts, tensors), results, and what waits for a receiver.
 
     accept --> waiting --claim--> running --finish--> done --purge--> gone
                   ^                  |
@@ -23,7 +23,7 @@ from typing import TypeVar
 import structlog
 
 from cloud_sync import ledger, schema
-from cloud_sync.ledger import MAX_LIVES, Accepted, Address, Known, Parcel, Prompt, Purged
+from cloud_sync.rows import MAX_LIVES, Accepted, Address, Known, Parcel, Prompt, Purged
 from cloud_sync.writer import StateError, Writer
 
 __all__ = ["MAX_LIVES", "Accepted", "Address", "Known", "Parcel", "Prompt", "Purged", "State", "StateError"]
@@ -63,19 +63,40 @@ class State:
         await asyncio.to_thread(self._reading.shutdown)
         self._reader.close()
 
-    def accept(self, sender: str, id: str, body: bytes, address: Address) -> asyncio.Future[Accepted]:
-        """Keep a prompt, or find that it is known. `id` is unique for its sender ("": senders unnamed)."""
-        return self._writer.do(partial(ledger.accept, sender, id, body, address, self._keep_s, self.now()))
+    def accept(
+        self,
+        sender: str,
+        id: str,
+        body: bytes,
+        address: Address,
+        *,
+        model: str | None = None,
+        header_length: int | None = None,
+    ) -> asyncio.Future[Accepted]:
+        """Keep a prompt, or find that it is known. `id` is unique for its sender ("": senders unnamed).
+
+        With a `model` it is tensors for it; its first `header_length` bytes are JSON where raw ones follow.
+        """
+        asked = (sender, id, body, model, header_length, address)
+        return self._writer.do(partial(ledger.accept, *asked, self._keep_s, self.now()))
 
     def claim(
-        self, limit: int, held: Collection[str] = (), *, most_bytes: int = 1 << 62
+        self,
+        limit: int,
+        held: Collection[str] = (),
+        *,
+        most_bytes: int = 1 << 62,
+        prompts: bool = True,
+        tensors: bool = True,
     ) -> asyncio.Future[list[Prompt]]:
         """Waiting prompts, none from the senders in `held`, their bodies of `most_bytes` together.
 
         A sender's are in the order of arrival; senders take turns, so that none waits behind another's many.
-        Where nothing runs, one of any size is given. They are counted as begun before they run.
+        Where nothing runs, one of any size is given. They are counted as begun before they run. Either kind
+        can be left out.
         """
-        return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held)))
+        kinds = {"prompts": prompts, "tensors": tensors}
+        return self._writer.do(partial(ledger.claim, limit, most_bytes, tuple(held), kinds))
 
     def release(self, seqs: Iterable[int], *, begun: bool) -> asyncio.Future[None]:
         """Give claimed prompts back: it was no run. Of one that was `begun`, the attempt's number is used."""
@@ -89,9 +110,9 @@ class State:
         """The answer began anew so often, because so many Workers died: how many have by now."""
         return self._writer.do(partial(ledger.began_again, seq, attempts, deaths))
 
-    def finish(self, seq: int, payload: bytes) -> asyncio.Future[bool]:
+    def finish(self, seq: int, payload: bytes, header_length: int | None = None) -> asyncio.Future[bool]:
         """Keep the result and owe it to all who asked. False: there was one already, and that one stays."""
-        return self._writer.do(partial(ledger.finish, seq, payload, self._keep_s, self.now()))
+        return self._writer.do(partial(ledger.finish, seq, payload, header_length, self._keep_s, self.now()))
 
     def post(self, address: Address, payload: bytes, unless: Known | None = None) -> asyncio.Future[None]:
         """Owe a message that belongs to no accepted prompt, such as a refusal."""

@@ -21,6 +21,8 @@ from paho.mqtt.properties import Properties
 from tests.support.agent import free_port
 
 WAIT_S = 30.0
+LENGTH = "Inference-Header-Content-Length"  # a User Property
+ONE = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}  # an input of `wide`
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Heard:
     payload: bytes
     correlation: bytes | None
     retain: bool
+    user: dict[str, str]  # User Properties
 
     @property
     def json(self) -> Any:
@@ -112,7 +115,8 @@ class Client:
     def _hear(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         correlation = getattr(message.properties, "CorrelationData", None)
         with self._news:
-            self.heard.append(Heard(message.topic, message.payload, correlation, message.retain))
+            user = dict(getattr(message.properties, "UserProperty", ()))
+            self.heard.append(Heard(message.topic, message.payload, correlation, message.retain, user))
             self._news.notify_all()
 
     def __enter__(self) -> Self:
@@ -137,16 +141,20 @@ class Client:
         *,
         reply: str = "",
         correlation: bytes = b"",
+        user: dict[str, str] | None = None,
         wait: bool = True,
         qos: int = 1,
     ) -> paho.MQTTMessageInfo:
         """`body` as it is where it is bytes, else as JSON. With `wait`, until the broker has it."""
         properties = None
-        if reply:
+        if reply or user:
             properties = Properties(PacketTypes.PUBLISH)
-            properties.ResponseTopic = reply
+            if reply:
+                properties.ResponseTopic = reply
             if correlation:
                 properties.CorrelationData = correlation
+            if user:
+                properties.UserProperty = list(user.items())
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         info = self._client.publish(topic, payload, qos=qos, properties=properties)
         if wait:

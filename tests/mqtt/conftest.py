@@ -8,6 +8,7 @@ import pytest
 
 from tests.mqtt.broker import Client, Mosquitto
 from tests.support.agent import Agent
+from tests.support.onnx_file import FLOAT, write_onnx
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +72,19 @@ def node(request: pytest.FixtureRequest, start_node: Callable[..., Node], broker
 @pytest.fixture(scope="session")
 def node5(start_node: Callable[..., Node], broker: Mosquitto) -> Node:
     return start_node(broker, "five")
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Model that gives back what it got: FP32 of [rows, columns], `x` to `y`."""
+    file = tmp_path_factory.mktemp("onnx") / "wide.onnx"
+    return write_onnx(file, inputs=[("x", FLOAT, (None, None))], outputs=[("y", FLOAT, (None, None))])
+
+
+@pytest.fixture(scope="session")
+def tensor_node(start_node: Callable[..., Node], broker: Mosquitto, magika_path: Path, wide: Path) -> Node:
+    """It serves magika and `wide`, beside the echo of texts that is its default."""
+    node = start_node(broker, "tensors", AUTOGLM_MAX_BATCH_SIZE="4")
+    node.agent.pull(magika_path, "magika")
+    node.agent.pull(wide, "wide")
+    return node

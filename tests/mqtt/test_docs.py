@@ -48,9 +48,13 @@ def test_the_acl_keeps_senders_apart(
         ann.publish("autoglm/v1/edge-1/prompts/ann", chat("reply"), reply="answers/ann/x")
         ann.on("answers/ann/x")
         ann.publish("autoglm/v1/edge-1/prompts/ann", chat("far"), reply="not/allowed/to/edge-1")
+        ann.publish("autoglm/v1/edge-1/infer/echo/ann", {"id": "tensors", "inputs": []})
+        ann.on("autoglm/v1/edge-1/results/ann/tensors")
         # A connection of its own: mosquitto 2.0.11 ends it for what the ACL denies.
         with Client(broker.port, login="bob:pass") as intruder:
             intruder.publish("autoglm/v1/edge-1/prompts/ann", chat("not-anns"))
+        with Client(broker.port, login="bob:pass") as intruder:
+            intruder.publish("autoglm/v1/edge-1/infer/echo/ann", {"id": "not-anns-tensors", "inputs": []})
         bob.publish("autoglm/v1/edge-1/prompts/bob", chat("bobs"))
         bob.on("autoglm/v1/edge-1/results/bob/bobs")
         assert {one.topic for one in bob.heard} == {"autoglm/v1/edge-1/results/bob/bobs"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from tests.mqtt.broker import Heard, Mosquitto, chat
+from tests.mqtt.broker import ONE, Heard, Mosquitto, chat
 from tests.mqtt.conftest import Node
 
 
@@ -39,3 +42,20 @@ def test_a_senders_limit_holds_its_own_prompts_and_nobody_elses(
         client.wait(lambda heard: len(ids(heard, "ann")) == 33)
         assert ids(client.heard, "ann")[-3:] == ["a-30", "a-31", "a-32"]
         assert not any("error" in one.json for one in client.heard)
+
+
+def test_tensors_pass_prompts_that_a_full_queue_holds(
+    start_node: Callable[..., Node], broker: Mosquitto, wide: Path
+) -> None:
+    node = start_node(broker, "full-of-text", AUTOGLM_QUEUE_REQUESTS="1", AUTOGLM_MAX_BATCH_SIZE="1")
+    node.agent.pull(wide, "wide")
+    with ThreadPoolExecutor(20) as pool, node.client(node.topic("results", "#")) as client:
+        for _ in range(20):
+            pool.submit(node.agent.chat, "<slow 0.1>" + "x" * 100)
+        while not node.agent.metric("request_refused_total"):
+            time.sleep(0.05)
+        client.publish(node.topic("prompts"), chat("held"))
+        client.publish(node.topic("infer", "wide"), {"id": "passes", "inputs": [ONE]})
+        client.on(node.topic("results", "passes"))
+        assert [one.json["id"] for one in client.heard] == ["passes"]
+        node.agent.kill()  # whoever waits hears of it

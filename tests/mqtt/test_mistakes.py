@@ -63,6 +63,26 @@ async def test_a_message_that_cannot_be_judged_is_refused_and_acked(state: State
     await asyncio.wait([running])
 
 
+async def test_what_may_be_of_a_model_still_to_come_is_kept(state: State) -> None:
+    """At a start the default may be there before the rest of the shelf has been looked through."""
+    infer = b'{"id": "a", "inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "data": [1]}]}'
+    looking = SimpleNamespace(whole=False, find=lambda name: None if name else SimpleNamespace(tensors=None))
+    node: Any = SimpleNamespace(settings=Settings(), telemetry=Telemetry(), serving=looking)
+    receiver = Receiver(node, state, TOPICS, lambda: None)
+    acked: asyncio.Queue[int] = asyncio.Queue()
+    link: Any = SimpleNamespace(ack=acked.put_nowait)
+    running = asyncio.create_task(receiver.run(link))
+    receiver.put(Message(topic="autoglm/v1/n/infer/late", payload=infer, mid=1))
+    assert await acked.get() == 1
+    assert [prompt.model for prompt in await state.claim(9)] == ["late"]
+    looking.whole = True
+    receiver.put(Message(topic="autoglm/v1/n/infer/late/ann", payload=infer, mid=2))
+    assert await acked.get() == 2
+    assert (await told(state))[1]["code"] == "model_not_found"
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_a_prompt_that_cannot_be_started_gets_an_error(state: State) -> None:
     await state.accept("", "a", PROMPT, Address("results/a"))
     serving: Any = BrokenServing()

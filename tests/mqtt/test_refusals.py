@@ -79,6 +79,7 @@ def test_a_bad_body_under_a_known_id_does_not_reach_the_first_prompts_receiver(n
         "autoglm/v1/five/prompts",
         "autoglm/v1/other/prompts/ann",
         "autoglm/v1/any/infer/model",
+        "autoglm/v1/five/infer/model/ann",
         "autoglm/v1/any/acks",
         "autoglm/v1/any/status",
     ],

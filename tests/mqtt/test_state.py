@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_sync.ledger import MAX_LIVES, MAX_RUNS
+from cloud_sync.rows import MAX_LIVES, MAX_RUNS
 from cloud_sync.state import Accepted, Address, Known, State, StateError
 
 HERE = Address("results/a")

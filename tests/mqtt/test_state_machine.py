@@ -19,6 +19,7 @@ from cloud_sync.state import Accepted, Address, State
 KEEP_S = 100.0
 senders, ids = st.sampled_from(["", "ann"]), st.sampled_from(["a", "b", "c"])
 bodies = st.sampled_from([b"one", b"two"])
+models = st.sampled_from([None, "m"])  # None: it is a prompt
 addresses = st.builds(Address, topic=st.sampled_from(["t", "u"]), acks=st.booleans())
 
 
@@ -26,10 +27,11 @@ addresses = st.builds(Address, topic=st.sampled_from(["t", "u"]), acks=st.boolea
 class Row:
     """What the model knows of a prompt."""
 
-    body: bytes
+    asked_for: tuple[bytes, str | None]  # body, model
     seq: int | None = None  # known once claimed
     state: str = "waiting"
     result: bytes | None = None
+    length: int | None = None  # of the result's JSON
     asked: dict[str, bool] = field(default_factory=dict)  # topic -> acks, while it is not done
     owed: dict[str, bool] = field(default_factory=dict)  # topic -> acks, once it is
     finished_at: float = 0.0
@@ -59,15 +61,15 @@ class Machine(RuleBasedStateMachine):
 
         return self.loop.run_until_complete(call())
 
-    @rule(sender=senders, id=ids, body=bodies, address=addresses)
-    def accept(self, sender: str, id: str, body: bytes, address: Address) -> None:
-        outcome = self.do("accept", sender, id, body, address)
+    @rule(sender=senders, id=ids, body=bodies, model=models, address=addresses)
+    def accept(self, sender: str, id: str, body: bytes, model: str | None, address: Address) -> None:
+        outcome = self.do("accept", sender, id, body, address, model=model)
         row = self.rows.get((sender, id))
         if row is None:
             assert outcome is Accepted.NEW
-            self.rows[sender, id] = Row(body, asked={address.topic: address.acks})
+            self.rows[sender, id] = Row((body, model), asked={address.topic: address.acks})
             self.order.append((sender, id))
-        elif row.body != body:
+        elif row.asked_for != (body, model):
             assert outcome is Accepted.CONFLICT
         elif row.state == "done":
             assert outcome is Accepted.DONE
@@ -77,20 +79,22 @@ class Machine(RuleBasedStateMachine):
             assert outcome is Accepted.RUNNING
             row.asked[address.topic] = address.acks
 
-    @rule(limit=st.integers(1, 3), held=st.sets(senders))
-    def claim(self, limit: int, held: set[str]) -> None:
-        waiting = [key for key in self.order if self.rows[key].state == "waiting" and key[0] not in held]
+    @rule(limit=st.integers(1, 3), held=st.sets(senders), prompts=st.booleans(), tensors=st.booleans())
+    def claim(self, limit: int, held: set[str], prompts: bool, tensors: bool) -> None:
+        rows = [(key, self.rows[key]) for key in self.order if key[0] not in held]
+        rows = [(key, row) for key, row in rows if (tensors if row.asked_for[1] else prompts)]
+        waiting = [key for key, row in rows if row.state == "waiting"]
         busy = Counter(key[0] for key, row in self.rows.items() if row.state == "running")
         turns: dict[tuple[str, str], int] = {}
         for key in waiting:
             turns[key] = busy[key[0]]
             busy[key[0]] += 1
-        claimed = self.do("claim", limit, held)
+        claimed = self.do("claim", limit, held, prompts=prompts, tensors=tensors)
         in_turn = sorted(waiting, key=lambda key: turns[key])  # stable: then in the order of arrival
         assert [(prompt.sender, prompt.id) for prompt in claimed] == in_turn[:limit]
         for prompt in claimed:
             row = self.rows[prompt.sender, prompt.id]
-            assert prompt.body == row.body
+            assert (prompt.body, prompt.model) == row.asked_for
             row.state, row.seq = "running", prompt.seq
 
     def running(self) -> list[Row]:
@@ -102,7 +106,8 @@ class Machine(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(self.running()))
         self.results += 1
         result = str(self.results).encode()  # each its own, so that rows can be told apart
-        assert self.do("finish", row.seq, result)
+        row.length = data.draw(st.sampled_from([None, 1]))
+        assert self.do("finish", row.seq, result, row.length)
         row.state, row.result, row.finished_at = "done", result, self.clock
         row.owed, row.asked = row.asked, {}
         row.owed_until = dict.fromkeys(row.owed, self.clock + KEEP_S)
@@ -173,15 +178,16 @@ class Machine(RuleBasedStateMachine):
         assert behind >= 0
         self.clock += behind
 
-    def owed(self) -> list[tuple[tuple[str, str], str, bytes]]:
-        rows = self.rows.items()
-        return [(key, topic, row.result) for key, row in rows if row.result for topic in row.owed]
+    def owed(self) -> list[tuple[str, bytes, int | None]]:
+        rows = self.rows.values()
+        return [(topic, row.result, row.length) for row in rows if row.result for topic in row.owed]
 
     @invariant()
     def the_outbox_is_what_is_owed(self) -> None:
         if hasattr(self, "state"):
-            found = [(parcel.topic, parcel.payload) for parcel in self.do("due", 0, 100)]
-            assert sorted(found) == sorted((topic, result) for _, topic, result in self.owed())
+            due = self.do("due", 0, 100)
+            found = [(parcel.topic, parcel.payload, parcel.header_length) for parcel in due]
+            assert sorted(found, key=str) == sorted(self.owed(), key=str)
 
     def teardown(self) -> None:
         if hasattr(self, "state"):

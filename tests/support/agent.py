@@ -146,6 +146,13 @@ class Agent:
         self.stop()
         return self.start()
 
+    def pull(self, file: Path, name: str) -> None:
+        """Put a file on its shelf."""
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=NO_TLS)
+        with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
+            answer = client.post("/api/pull", json={"source": str(file), "name": name})
+        assert "version" in answer.text.splitlines()[-1], answer.text
+
     def chat(self, content: str, **body: Any) -> httpx.Response:
         message = {"role": "user", "content": content}
         return httpx.post(

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent.access import Caller
 from agent.doors.http.errors import UnsupportedMedia, error_response
 from agent.doors.inference_protocol.answer import write
-from agent.doors.inference_protocol.request import Wanted, read
+from agent.doors.inference_protocol.request import HEADER_LENGTH, Wanted, header_length, read
 from agent.doors.node_face import Node
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, BadRequest, Cancelled, ModelNotFound, TooLarge
@@ -20,7 +20,7 @@ from agent.tensor import Inference, Outputs
 from agent.tensor_lane import TensorTicket
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_LENGTH = b"inference-header-content-length"
+_LENGTH = HEADER_LENGTH.lower().encode()
 
 
 class InferRoute:
@@ -62,9 +62,7 @@ class InferRoute:
         headers = dict(scope["headers"])
         body = _plain(await _body(receive), headers, self._node.settings.max_body_bytes)
         length = headers.get(_LENGTH)
-        if length is not None and not length.isdigit():
-            raise BadRequest("Inference-Header-Content-Length must be a number")
-        size = None if length is None else int(length)
+        size = None if length is None else header_length(length.decode("latin-1"))
         if (len(body) if size is None else size) > LARGE:
             return await asyncio.to_thread(read, body, size, model=model, sender=caller.sender)
         return read(body, size, model=model, sender=caller.sender)

@@ -6,12 +6,13 @@ that name a `binary_data_size` follow in their order.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +20,7 @@ from agent.doors.inference_protocol import values
 from agent.errors import BadRequest
 from agent.tensor import SIZES, Inference, Tensor, elements
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
 MOST_TENSORS = 1024
 MOST_DIMS = 16
 MOST_ELEMENTS = 1 << 40
@@ -37,6 +39,11 @@ class _Input(msgspec.Struct):
 class _Output(msgspec.Struct):
     name: str
     parameters: dict[str, Any] = {}
+
+
+class _Marks(msgspec.Struct):
+    id: Any = None
+    parameters: Any = None
 
 
 class _Body(msgspec.Struct):
@@ -59,21 +66,29 @@ class Wanted:
 
 
 _decoder = msgspec.json.Decoder(_Body)
+_marks_decoder = msgspec.json.Decoder(_Marks)
+_LENGTH = re.compile(r"[0-9]{1,12}")
+T = TypeVar("T")
+
+
+def header_length(text: str) -> int:
+    """What `Inference-Header-Content-Length` says. Raises BadRequest."""
+    if not _LENGTH.fullmatch(text):
+        raise BadRequest(f"{HEADER_LENGTH} must be a number")
+    return int(text)
+
+
+def marks(body: bytes, header_length: int | None) -> dict[str, Any]:
+    """`id` and the parameter `acks`, whatever else is wrong with the body. Raises BadRequest."""
+    found = _decode(_marks_decoder, _head(body, header_length))
+    parameters = found.parameters if isinstance(found.parameters, dict) else {}
+    return {"id": found.id, "acks": parameters.get("acks")}
 
 
 def read(body: bytes, header_length: int | None, *, model: str, sender: str) -> tuple[Inference, Wanted]:
     """Raises BadRequest."""
-    if header_length is not None and not 0 < header_length <= len(body):
-        raise BadRequest(
-            f"Inference-Header-Content-Length is {header_length}; the body has {len(body)} bytes"
-        )
-    head = body if header_length is None else body[:header_length]
-    try:
-        parsed = _decoder.decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not an inference request: {error}") from None
-    except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
+    head = _head(body, header_length)
+    parsed = _decode(_decoder, head)
     inputs = _inputs(parsed, memoryview(body)[len(head) :])
     outputs = {one.name: one.parameters for one in parsed.outputs}
     asked = inference(inputs, outputs, parsed.parameters, model=model, sender=sender)
@@ -105,6 +120,23 @@ def inference(
         sender=sender,
         session=_session(parameters, sender),
     )
+
+
+def _head(body: bytes, header_length: int | None) -> bytes:
+    if header_length is None:
+        return body
+    if not 0 < header_length <= len(body):
+        raise BadRequest(f"{HEADER_LENGTH} is {header_length}; the body has {len(body)} bytes")
+    return body[:header_length]
+
+
+def _decode(decoder: msgspec.json.Decoder[T], head: bytes) -> T:
+    try:
+        return decoder.decode(head)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not an inference request: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
 
 
 def _inputs(body: _Body, rest: memoryview) -> tuple[Tensor, ...]:

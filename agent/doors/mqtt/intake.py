@@ -1,4 +1,4 @@
-"""A message from the broker -> a prompt to keep, or a refusal with its address. Pure."""
+"""A message from the broker -> a prompt, or tensors, to keep; or a refusal with its address. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from agent.config import Settings
 from agent.doors.http.errors import error_object
+from agent.doors.inference_protocol.request import HEADER_LENGTH, Wanted, header_length, marks, read
 from agent.doors.mqtt.link import Message
 from agent.doors.mqtt.topics import NAME, Topics, check_response_topic
 from agent.doors.openai.requests import Body, body_of, requests
 from agent.doors.openai.strict_json import load_object
 from agent.errors import AgentError, BadRequest, TooLarge
+from agent.tensor import Inference
 from cloud_sync.state import Address, Known
 
 MAX_ACKS = 1000  # ids in one message
@@ -20,13 +22,15 @@ MAX_ACKS = 1000  # ids in one message
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A prompt that may be kept."""
+    """A prompt, or tensors, that may be kept."""
 
     sender: str
     id: str
     body: bytes
     address: Address
-    model: str
+    model: str  # "" is the node's default
+    tensors: bool
+    header_length: int | None = None  # of tensors: bytes of JSON, where raw ones follow
 
 
 class Refused(Exception):
@@ -42,26 +46,45 @@ def read_body(data: bytes) -> Body:
     return body_of(load_object(data))
 
 
-def read_prompt(message: Message, topics: Topics, settings: Settings) -> Incoming:
+def read_tensors(
+    data: bytes, length: int | None, settings: Settings, *, model: str, sender: str
+) -> tuple[Inference, Wanted]:
+    """Raises BadRequest."""
+    asked, wanted = read(data, length, model=model, sender=sender)
+    if settings.mqtt_version != "5" and (wanted.binary or any(wanted.by_name.values())):
+        raise BadRequest("this node speaks MQTT 3.1.1: its answers are JSON alone, without raw tensors")
+    return asked, wanted
+
+
+def read_message(message: Message, topics: Topics, settings: Settings) -> Incoming:
     """Raises Refused."""
     sender = id = ""
     reply: str | None = None
+    length: int | None = None
     try:
-        _, sender = topics.read(message.topic)
+        place = topics.read(message.topic)
+        sender, model = place.sender, place.model
         reply = _reply(message)
         if len(message.payload) > settings.max_body_bytes:
             raise TooLarge(f"the message is over this node's {settings.max_body_bytes} bytes")
-        values = load_object(message.payload)
+        if model is not None:
+            length = _header_length(message)
+        values = load_object(message.payload) if model is None else marks(message.payload, length)
         id = _id(values)
         acks = _flag(values, "acks")
-        body = body_of(values)
-        requests(body, settings, id=id, sender=sender)
+        if model is None:
+            body = body_of(values)
+            requests(body, settings, id=id, sender=sender)
+        else:
+            read_tensors(message.payload, length, settings, model=model, sender=sender)
     except AgentError as error:
         raise refusal(error, message, topics, sender, id, reply) from error
     address = Address(
         reply or topics.result(sender, id), message.correlation if reply else b"", acks, message.expires_in
     )
-    return Incoming(sender, id, message.payload, address, body.model or "")
+    if model is None:
+        return Incoming(sender, id, message.payload, address, body.model or "", tensors=False)
+    return Incoming(sender, id, message.payload, address, model, tensors=True, header_length=length)
 
 
 def refusal(
@@ -86,7 +109,7 @@ def error_payload(error: AgentError, id: str = "", sender: str = "") -> bytes:
 
 def read_acks(message: Message, topics: Topics) -> tuple[str, list[str]]:
     """`(sender, ids)`: the payload is one id as plain text, or a JSON array of ids. Raises BadRequest."""
-    _, sender = topics.read(message.topic)
+    sender = topics.read(message.topic).sender
     text = message.payload.strip()
     ids: Any = [text.decode("ascii", "replace")]
     if text.startswith(b"["):
@@ -111,6 +134,12 @@ def _reply(message: Message) -> str | None:
     if message.response_topic:
         check_response_topic(message.response_topic)
     return message.response_topic or None
+
+
+def _header_length(message: Message) -> int | None:
+    """HTTP's header, as a User Property. As there, its name's case does not matter."""
+    given = [value for name, value in message.user if name.lower() == HEADER_LENGTH.lower()]
+    return header_length(given[0]) if given else None
 
 
 def _id(values: dict[str, Any]) -> str:

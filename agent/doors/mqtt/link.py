@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,6 +31,7 @@ WINDOW = 20  # messages in each direction that are not acked yet
 TOKENS_UNSENT = 512  # QoS 0 messages in paho's memory; beyond, they are dropped
 CONNECT_S = 30
 CLOSE_S = 2  # then the thread is left to itself
+UserProperties = Sequence[tuple[str, str]]
 NOT_ALLOWED = {"Bad user name or password", "Not authorized", "Banned", "Bad authentication method"}
 
 
@@ -52,6 +53,7 @@ class Message:
     response_topic: str | None = None
     correlation: bytes = b""
     expires_in: float | None = None  # seconds
+    user: UserProperties = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +118,20 @@ class Link:
     def ack(self, mid: int) -> None:
         self._client.ack(mid, 1)
 
-    def publish(self, key: int, topic: str, payload: bytes, *, correlation: bytes = b"") -> bool:
+    def publish(
+        self, key: int, topic: str, payload: bytes, *, correlation: bytes = b"", user: UserProperties = ()
+    ) -> bool:
         """Send at QoS 1; `on_published` follows. False: the broker takes no message of this size."""
-        if (
-            self.max_packet is not None
-            and len(payload) + len(topic) + len(correlation) + 64 > self.max_packet
-        ):
+        size = len(payload) + len(topic) + len(correlation) + sum(len(n) + len(v) + 5 for n, v in user) + 64
+        if self.max_packet is not None and size > self.max_packet:
             return False
         properties = None
-        if self._v5 and correlation:
+        if self._v5 and (correlation or user):
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = correlation
+            if correlation:
+                properties.CorrelationData = correlation
+            if user:
+                properties.UserProperty = list(user)
         info = self._client.publish(topic, payload, qos=1, properties=properties)
         self._sent[info.mid] = key
         return True
@@ -237,6 +242,7 @@ class Link:
                 response_topic=getattr(given, "ResponseTopic", None),
                 correlation=getattr(given, "CorrelationData", b""),
                 expires_in=getattr(given, "MessageExpiryInterval", None),
+                user=getattr(given, "UserProperty", ()),
             ),
         )
 

@@ -11,9 +11,10 @@ import contextlib
 
 import structlog
 
+from agent.doors.inference_protocol.request import HEADER_LENGTH
 from agent.doors.mqtt.link import Link
 from agent.telemetry import Telemetry
-from cloud_sync.state import State, StateError
+from cloud_sync.state import Parcel, State, StateError
 
 AGAIN_S = 60.0  # until the whole outbox is published again; doubles up to AGAIN_MOST_S
 AGAIN_MOST_S = 3600.0
@@ -73,7 +74,7 @@ class Outbox:
                 cursor = parcel.seq
                 if parcel.seq in self._flying or parcel.seq in self._aside:
                     continue
-                if link.publish(parcel.seq, parcel.topic, parcel.payload, correlation=parcel.correlation):
+                if _publish(link, parcel):
                     self._flying.add(parcel.seq)
                     self._count("repeated" if parcel.seq <= self._highest else "published")
                     self._highest = max(self._highest, parcel.seq)
@@ -99,6 +100,12 @@ class Outbox:
 
     def _count(self, kind: str) -> None:
         self._telemetry.mqtt_messages.labels(kind=kind).inc()
+
+
+def _publish(link: Link, parcel: Parcel) -> bool:
+    length = parcel.header_length
+    user = () if length is None else ((HEADER_LENGTH, str(length)),)
+    return link.publish(parcel.seq, parcel.topic, parcel.payload, correlation=parcel.correlation, user=user)
 
 
 def _look(future: asyncio.Future[None]) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import structlog
 
-from agent.doors.mqtt.intake import Incoming, Refused, error_payload, read_acks, read_prompt, refusal
+from agent.doors.mqtt.intake import Incoming, Refused, error_payload, read_acks, read_message, refusal
 from agent.doors.mqtt.link import WINDOW, Link, Message
 from agent.doors.mqtt.topics import Topics
 from agent.doors.node_face import Node
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, BadRequest, Conflict, InternalError, ModelNotFound
+from agent.serving import Serving
 from cloud_sync.state import Accepted, Address, State
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ class _Written:
 
     mid: int
     commit: asyncio.Future[Any]
-    prompt: Incoming | None = None
+    asked: Incoming | None = None
 
 
 class Receiver:
@@ -65,24 +66,32 @@ class Receiver:
             return self._write_acks(message)
         try:
             if len(message.payload) > LARGE:
-                prompt = await asyncio.to_thread(self._read, message)
+                asked = await asyncio.to_thread(self._read, message)
             else:
-                prompt = self._read(message)
+                asked = self._read(message)
         except Refused as refused:
             self._count("refused")
             log.info("mqtt message refused", reason=str(refused), topic=message.topic)
             post = self._state.post(refused.address, refused.payload, refused.unless)
             return _Written(message.mid, post)
-        commit = self._state.accept(prompt.sender, prompt.id, prompt.body, prompt.address)
-        return _Written(message.mid, commit, prompt)
+        commit = self._state.accept(
+            asked.sender,
+            asked.id,
+            asked.body,
+            asked.address,
+            model=asked.model if asked.tensors else None,
+            header_length=asked.header_length,
+        )
+        return _Written(message.mid, commit, asked)
 
     def _read(self, message: Message) -> Incoming:
-        prompt = read_prompt(message, self._topics, self._node.settings)
-        serving = self._node.serving
-        if serving.find("") and not serving.find(prompt.model):
-            unknown = ModelNotFound(f"the model {prompt.model!r} is not on this node", param="model")
-            raise refusal(unknown, message, self._topics, prompt.sender, prompt.id, message.response_topic)
-        return prompt
+        asked = read_message(message, self._topics, self._node.settings)
+        try:
+            _check_model(asked, self._node.serving)
+        except AgentError as error:
+            reply = message.response_topic
+            raise refusal(error, message, self._topics, asked.sender, asked.id, reply) from error
+        return asked
 
     def _write_acks(self, message: Message) -> _Written:
         try:
@@ -104,23 +113,35 @@ class Receiver:
         while True:
             written = await self._written.get()
             outcome = await written.commit
-            if written.prompt is not None and outcome is not Accepted.NEW:
-                await self._known(written.prompt, outcome)
+            if written.asked is not None and outcome is not Accepted.NEW:
+                await self._known(written.asked, outcome)
             if written.mid:
                 link.ack(written.mid)
 
-    async def _known(self, prompt: Incoming, outcome: Accepted) -> None:
-        """A prompt whose id was there already."""
+    async def _known(self, asked: Incoming, outcome: Accepted) -> None:
+        """One whose id was there already."""
         if outcome is not Accepted.CONFLICT:
             return self._count("repeat_received")
         self._count("conflict")
-        error = Conflict(f"the id {prompt.id!r} was given to another body", param="id")
-        topic = prompt.address.topic
-        if topic == self._topics.result(prompt.sender, prompt.id):
-            topic = self._topics.errors  # the first prompt's receiver waits there
-        address = Address(topic, prompt.address.correlation)
-        await self._state.post(address, error_payload(error, prompt.id, prompt.sender))
+        error = Conflict(f"the id {asked.id!r} was given to another body", param="id")
+        topic = asked.address.topic
+        if topic == self._topics.result(asked.sender, asked.id):
+            topic = self._topics.errors  # the first one's receiver waits there
+        address = Address(topic, asked.address.correlation)
+        await self._state.post(address, error_payload(error, asked.id, asked.sender))
         self._on_commit()
 
     def _count(self, kind: str) -> None:
         self._node.telemetry.mqtt_messages.labels(kind=kind).inc()
+
+
+def _check_model(asked: Incoming, serving: Serving) -> None:
+    """Raises ModelNotFound and BadRequest. What may be of a Model that is still to come is let pass."""
+    found = serving.find(asked.model)
+    if found is None:
+        if serving.whole and serving.find(""):
+            raise ModelNotFound(f"the model {asked.model!r} is not on this node", param="model")
+    elif asked.tensors and found.tensors is None:
+        raise BadRequest(f"{found.name} generates text: publish to prompts", param="model")
+    elif found.tensors is not None and not asked.tensors:
+        raise BadRequest(f"{found.name} takes tensors: publish to infer/{found.name}", param="model")

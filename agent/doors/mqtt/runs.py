@@ -1,8 +1,9 @@
 """From the inbox to serving and back: claims prompts, senders in turn, runs them, keeps their results.
 
+Tensors are claimed, run and kept as prompts are; what differs is in TextRun and TensorRun.
 What serving does not take now goes back to the inbox: at a sender's rate limit, or where its model cannot be
-loaded, that sender is held for a while, at a full queue all are, so that a sender's prompts stay in order and
-only what runs is in memory.
+loaded, that sender is held for a while; at a full queue all prompts are, or all tensors. So a sender's stay
+in order, and only what runs is in memory.
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from agent.config import Settings
-from agent.doors.mqtt.intake import encode, error_payload, read_body
-from agent.doors.mqtt.tokens import Tokens
+from agent.doors.mqtt.intake import error_payload
+from agent.doors.mqtt.tensor_run import TensorRun
+from agent.doors.mqtt.text_run import TextRun
 from agent.doors.mqtt.topics import Topics
-from agent.doors.openai.answers import Answer
-from agent.doors.openai.requests import Body, requests
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import AgentError, Cancelled, InternalError, Overloaded, RateLimited, Unavailable
-from agent.job import TextTicket
-from agent.request import Request
 from agent.serving import Serving
 from agent.telemetry import Telemetry
-from cloud_sync.state import MAX_LIVES, Prompt, State, StateError
+from cloud_sync.state import Prompt, State, StateError
 
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
 RETRY_S = 1.0  # after the database did not take a write
 HOLD_S = 10.0  # the longest that a sender is held at once
-FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all are held at a full queue; doubles
+FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all of a kind are held at a full queue; doubles
 
 log = structlog.get_logger()
 
@@ -44,6 +43,18 @@ class Out:
 
     tokens: Callable[[str, bytes], None]  # topic, payload
     news: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Full:
+    """Until when one kind is held, and for how long it will be if its queue is still full then."""
+
+    until: float = 0.0  # on the monotonic clock
+    wait: float = FULL_S
+
+    def again(self) -> None:
+        self.until = time.monotonic() + self.wait * random.uniform(1, 1.2)  # noqa: S311
+        self.wait = min(2 * self.wait, FULL_MOST_S)
 
 
 class Runs:
@@ -65,8 +76,7 @@ class Runs:
         self._most_bytes = 4 * settings.max_body_bytes
         self._running: dict[int, int] = {}  # number -> bytes of its body
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
-        self._full_until = 0.0
-        self._full_s = FULL_S
+        self._full = {"prompts": _Full(), "tensors": _Full()}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -99,15 +109,15 @@ class Runs:
         free = self._most - len(self._running)
         if free <= 0:
             return None
-        if not self._serving.ready()[0]:
-            return NOT_READY_S
         now = time.monotonic()
-        if now < self._full_until:
-            return self._full_until - now
+        waits = self._waits(now)
+        if all(waits.values()):
+            return min(waits.values())
         self._held = {sender: until for sender, until in self._held.items() if until > now}
         try:
             room = self._most_bytes - sum(self._running.values())
-            prompts = await self._state.claim(free, self._held, most_bytes=room)
+            kinds = {kind: not wait for kind, wait in waits.items()}
+            prompts = await self._state.claim(free, self._held, most_bytes=room, **kinds)
         except StateError as error:
             log.error("prompts could not be claimed", error=str(error))
             await asyncio.sleep(RETRY_S)
@@ -119,94 +129,70 @@ class Runs:
             await self._give_back(back, begun=False)
         if back or len(prompts) == free:
             return 0.0
-        return min((until - now for until in self._held.values()), default=None)
+        later = [wait for wait in waits.values() if wait]
+        return min([*later, *(until - now for until in self._held.values())], default=None)
+
+    def _waits(self, now: float) -> dict[str, float]:
+        """By kind, the seconds until some may be started; 0: now."""
+        waits = {kind: max(0.0, full.until - now) for kind, full in self._full.items()}
+        if not self._serving.ready()[0]:
+            waits["prompts"] = max(waits["prompts"], NOT_READY_S)
+            default = self._serving.find("")
+            if not self._serving.whole or (default and default.tensors):  # tensors may be for what is to come
+                waits["tensors"] = max(waits["tensors"], NOT_READY_S)
+        return waits
 
     async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
-        if prompt.sender in self._held or time.monotonic() < self._full_until:
+        full = self._full[_kind(prompt)]
+        if prompt.sender in self._held or time.monotonic() < full.until:
             return False
         try:
             if prompt.spent:
                 raise InternalError("this prompt was begun too often and never finished: it is not run again")
-            if len(prompt.body) > LARGE:
-                body = await asyncio.to_thread(read_body, prompt.body)
-            else:
-                body = read_body(prompt.body)
-            tickets = self._serving.submit_all(self._requests(prompt, body))
+            make = self._of(prompt)
+            run = await asyncio.to_thread(make) if len(prompt.body) > LARGE else make()
+            run.submit()
         except (Overloaded, Unavailable) as error:
-            self._hold(prompt.sender, error)
+            self._hold(prompt, error)
             return False
         except Exception as error:  # noqa: BLE001 - it is this prompt's alone
             group.create_task(self._finish(prompt, _failure(prompt, error)))
             return True
-        self._full_s = FULL_S
-        group.create_task(self._run(prompt, body, tickets))
+        full.wait = FULL_S
+        group.create_task(self._run(prompt, run))
         return True
 
-    def _requests(self, prompt: Prompt, body: Body) -> list[Request]:
-        sender = f"mqtt:{prompt.sender}"
-        made = requests(body, self._settings, id=f"mqtt-{prompt.seq}", sender=sender, durable=True)
-        if body.timeout is None:  # it waits for as long as it takes
-            return [replace(one, patient=True) for one in made]
-        # The caller's time runs from the prompt's arrival.
-        waited = self._state.now() - prompt.received_at
-        return [replace(one, deadline=time.monotonic() + body.timeout - waited) for one in made]
+    def _of(self, prompt: Prompt) -> Callable[[], TextRun | TensorRun]:
+        if prompt.model is not None:
+            return partial(TensorRun, prompt, self._settings, self._serving, self._state)
+        send = partial(self._out.tokens, self._topics.tokens(prompt.sender, prompt.id))
+        return partial(TextRun, prompt, self._settings, self._serving, self._state, send)
 
-    def _hold(self, sender: str, error: AgentError) -> None:
-        spread = random.uniform(1, 1.2)  # noqa: S311
+    def _hold(self, prompt: Prompt, error: AgentError) -> None:
         if isinstance(error, RateLimited | Unavailable):  # of Unavailable: the model that it named, alone
             wait = min(HOLD_S, error.retry_after or RETRY_S)
-            self._held[sender] = time.monotonic() + wait * spread
+            self._held[prompt.sender] = time.monotonic() + wait * random.uniform(1, 1.2)  # noqa: S311
         else:
-            self._full_until = time.monotonic() + self._full_s * spread
-            self._full_s = min(2 * self._full_s, FULL_MOST_S)
+            self._full[_kind(prompt)].again()
 
-    async def _run(self, prompt: Prompt, body: Body, tickets: list[TextTicket]) -> None:
-        topic = self._topics.tokens(prompt.sender, prompt.id)
-        tokens = Tokens(prompt.id, prompt.attempts, lambda said: self._out.tokens(topic, said))
+    async def _run(self, prompt: Prompt, run: TextRun | TensorRun) -> None:
+        header_length = None
         try:
-            answer = Answer(body, id=prompt.id, model=tickets[0].model, version=lambda: tickets[0].version)
-            await self._gather(prompt, body, tickets, answer, tokens if body.stream else None)
-            payload = encode(answer.completion())
+            payload, header_length = await run.answer()
         except (Overloaded, Unavailable, Cancelled) as error:
-            self._hold(prompt.sender, error)
+            self._hold(prompt, error)
             return await self._give_back([prompt.seq], begun=True)
         except Exception as error:  # noqa: BLE001 - it is this prompt's alone
             payload = _failure(prompt, error)
         finally:
-            tokens.close()
-            _cancel(tickets)
-        await self._finish(prompt, payload)
+            run.close()
+        await self._finish(prompt, payload, header_length)
 
-    async def _gather(
-        self, prompt: Prompt, body: Body, tickets: list[TextTicket], answer: Answer, tokens: Tokens | None
-    ) -> None:
-        deaths = 0
-        for place, ticket in enumerate(tickets):
-            attempt = 1
-            async for chunk in ticket:
-                if chunk.attempt > attempt:
-                    again, died = chunk.attempt - attempt, max(one.deaths for one in tickets) - deaths
-                    await self._began_again(prompt, again, died)
-                    if tokens:
-                        tokens.begin_again(again)
-                    attempt, deaths = chunk.attempt, deaths + died
-                answer.add(chunk, place)
-                if tokens:
-                    tokens.add(place * (body.n or 1) + chunk.index, chunk)
-
-    async def _began_again(self, prompt: Prompt, attempts: int, deaths: int) -> None:
-        """Kept before a token of the new attempt is sent."""
-        log.warning("a prompt's Worker was lost", id=prompt.id, sender=prompt.sender, deaths=deaths)
-        with contextlib.suppress(StateError):
-            lives = await self._state.began_again(prompt.seq, attempts=attempts, deaths=deaths)
-            if deaths and lives >= MAX_LIVES:
-                raise InternalError(f"the prompt cost {MAX_LIVES} Workers their lives")
-
-    async def _finish(self, prompt: Prompt, payload: bytes) -> None:
+    async def _finish(self, prompt: Prompt, payload: bytes, header_length: int | None = None) -> None:
         while True:
             try:
-                await self._state.finish(prompt.seq, payload)
+                await self._state.finish(prompt.seq, payload, header_length)
                 break
             except StateError as error:
                 log.error("a result could not be kept", id=prompt.id, error=str(error), retry_s=RETRY_S)
@@ -230,13 +216,12 @@ class Runs:
         self._wake.set()
 
 
+def _kind(prompt: Prompt) -> str:
+    return "prompts" if prompt.model is None else "tensors"
+
+
 def _failure(prompt: Prompt, error: Exception) -> bytes:
     if not isinstance(error, AgentError):
         log.error("a prompt failed unexpectedly", id=prompt.id, sender=prompt.sender, exc_info=error)
         error = InternalError("something went wrong inside the node")
     return error_payload(error, prompt.id, prompt.sender)
-
-
-def _cancel(tickets: list[TextTicket]) -> None:
-    for ticket in tickets:
-        ticket.cancel()

@@ -9,19 +9,30 @@ from agent.errors import BadRequest
 
 ROOT = "autoglm/v1"
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)  # of ids and senders
+_MODEL = re.compile(rf"{NAME.pattern}(:{NAME.pattern})?", re.ASCII)  # with its Version, or without
 _INPUTS = {"prompts", "infer", "acks"}
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """What an input's topic says."""
+
+    kind: str  # "prompts", "infer" or "acks"
+    sender: str  # "" where it names none
+    model: str | None = None  # of "infer": `model` or `model:version`
+
+
+@dataclass(frozen=True, slots=True)
 class Topics:
-    """Everything under `autoglm/v1/{node}/`. A sender is the level after `prompts`, or "" without one."""
+    """Everything under `autoglm/v1/{node}/`. A sender is the last level of an input, or "" without one."""
 
     node: str
 
     @property
     def inputs(self) -> list[str]:
-        """The filters to subscribe to. `infer/{model}` will be one."""
-        return [self._("prompts"), self._("prompts", "+"), self._("acks"), self._("acks", "+")]
+        """The filters to subscribe to."""
+        kinds = [("prompts",), ("infer", "+"), ("acks",)]
+        return [self._(*kind, *sender) for kind in kinds for sender in ((), ("+",))]
 
     @property
     def acks(self) -> str:
@@ -41,12 +52,17 @@ class Topics:
     def tokens(self, sender: str, id: str) -> str:
         return self._("tokens", sender, id)
 
-    def read(self, topic: str) -> tuple[str, str]:
-        """`("prompts" or "acks", sender)`. Raises BadRequest where the sender's level is no name."""
-        kind, _, sender = topic.removeprefix(self._() + "/").partition("/")
-        if sender and not NAME.fullmatch(sender):
+    def read(self, topic: str) -> Input:
+        """Of a topic that one of `inputs` matches. Raises BadRequest where a level is no name."""
+        kind, _, rest = topic.removeprefix(self._() + "/").partition("/")
+        model = None
+        if kind == "infer":
+            model, _, rest = rest.partition("/")
+            if not _MODEL.fullmatch(model):
+                raise BadRequest("the topic level after infer must be a model, or model:version")
+        if rest and not NAME.fullmatch(rest):
             raise BadRequest("the sender's topic level must match [A-Za-z0-9._-]{1,128}")
-        return kind, sender
+        return Input(kind, rest, model)
 
     def _(self, *levels: str) -> str:
         return "/".join((ROOT, self.node, *(level for level in levels if level)))
