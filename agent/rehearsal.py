@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from typing import Any
 
-from agent.engines.engine import Engine, EngineError, EngineFactory, Piece, TensorEngine, TensorInfo
+from agent.engines.engine import (
+    Engine,
+    EngineError,
+    EngineFactory,
+    Piece,
+    RemoteEngine,
+    TensorEngine,
+    TensorInfo,
+)
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
 
@@ -92,6 +100,8 @@ def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[di
         try:
             loaded = engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
             seconds: float | None
+            if isinstance(loaded, RemoteEngine):
+                raise EngineError("what another server runs is not tried here")
             if isinstance(loaded.info, TensorInfo):
                 seconds = rehearse_tensors(loaded, int(candidate["cap"]), int(candidate["runners"]))
             else:

@@ -11,7 +11,7 @@ from agent.offered import Offered
 from agent.serving import Lane
 from agent.supervisor import Deadlines, Launch, State, Supervisor
 from agent.telemetry import ModelTelemetry
-from models import onnx
+from models import onnx, remote
 from models.errors import ModelError
 from models.gguf import read_header
 from models.shelf import Version
@@ -124,6 +124,9 @@ def describe(version: Version) -> Offered:
         size=version.size,
         created=version.manifest.created,
     )
+    if version.manifest.engine in remote.ENGINES:
+        there = remote.read(version.path)
+        return replace(offered, remote=there, trained_context=there.context)
     if version.manifest.engine == "onnx":
         return replace(offered, tensors=onnx.read_header(version.path))
     header = read_header(version.path)

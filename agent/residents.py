@@ -184,7 +184,7 @@ class Residents:
         return resident, offered
 
     def _lane(self, offered: Offered, telemetry: ModelTelemetry) -> Lane:
-        if offered.tensors is not None:
+        if offered.makes_tensors:
             return TensorLane(offered, self._settings, telemetry, self._limits, self._used)
         return TextLane(offered, self._settings, telemetry, self._templates, self._limits, self._used)
 
@@ -245,8 +245,9 @@ class Residents:
     async def _prepared(self, offered: Offered) -> Prepared:
         """All that can be found out of it while others serve on."""
         settings = await device.engine_settings(self._settings, offered)
-        engine = self._settings.engine if offered.tensors is None else "onnx"
-        launch = Launch(offered.name, offered.version, engine, offered.path, settings)
+        launch = Launch(
+            offered.name, offered.version, offered.engine(self._settings.engine), offered.path, settings
+        )
         return Prepared(offered, launch, memory.need(offered, settings))
 
     async def _make_room(self, new: Prepared) -> None:

@@ -22,6 +22,7 @@ from agent.errors import (
     DeadlineExceeded,
     InternalError,
     Overloaded,
+    Unavailable,
 )
 from agent.frames import Answered, Cancel, Infer, Ran
 from agent.job import LIVES
@@ -115,6 +116,7 @@ class TensorLane(BaseLane):
 
     def worker_said(self, news: Ran) -> None:
         self._telemetry.ran(news)
+        self._heard(news.trouble)
         for answered in news.answered:
             self._answer(answered)
         if news.answered:
@@ -122,6 +124,7 @@ class TensorLane(BaseLane):
             self._send_on()
 
     def worker_lost(self, reason: str, *, died: bool) -> None:
+        self._trouble = ""
         lost, self._sent = list(self._sent.values()), {}
         self._waiting = {job.ticket.id: job for job in lost} | self._waiting  # they were there first
         for job in lost:
@@ -131,6 +134,8 @@ class TensorLane(BaseLane):
             else:
                 job.ticket.deaths += died
                 self._telemetry.rerun.inc()
+        if died and self.model.remote:
+            self.abandon(Unavailable(reason, retry_after=5))
         self._changed.set()
 
     # What its resident calls.
@@ -191,7 +196,8 @@ class TensorLane(BaseLane):
         if job is None:  # it was cancelled meanwhile
             return
         if answered.outputs is None:
-            return self._end(job, BY_CODE.get(answered.code, InternalError)(answered.message))
+            error = BY_CODE.get(answered.code, InternalError)
+            return self._end(job, error(answered.message, retry_after=answered.retry_after))
         job.ticket.put(Outputs(answered.outputs))
         self._telemetry.finished("stop")
         self._telemetry.e2e.observe(time.monotonic() - job.arrived)
@@ -218,7 +224,9 @@ class TensorLane(BaseLane):
 
 
 def check(asked: Inference, model: Offered, most_rows: int) -> None:
-    """Whether these inputs can be the model's. Raises BadRequest."""
+    """Whether these inputs can be the model's. Raises BadRequest. A remote one's server judges for itself."""
+    if model.remote is not None:
+        return
     if model.tensors is None:
         raise BadRequest(f"{model.name} takes no tensors")
     wanted = {spec.name: spec for spec in model.tensors.inputs}

@@ -54,9 +54,8 @@ def _add_model_routes(router: APIRouter, node: Node) -> None:
         """Describe a model."""
         one = _find(node, request.state.caller, model, version)
         about = {"name": one.name, "versions": [one.version], "platform": one.platform}
-        inputs, outputs = (one.tensors.inputs, one.tensors.outputs) if one.tensors else ((), ())
         return json_response(
-            about | {"inputs": list(map(_spec, inputs)), "outputs": list(map(_spec, outputs))}
+            about | {"inputs": list(map(_spec, one.inputs)), "outputs": list(map(_spec, one.outputs))}
         )
 
     @router.get("/models/{model}/ready", **documented(None, "It is."))
