@@ -137,13 +137,20 @@ class _RemoteWorker(ABC):
             if self._tasks and not (self._trouble or self._doubt.is_set()):
                 continue
             self._doubt.clear()
-            try:
-                await self._server.look()
-                self._trouble = ""
-            except DeadlineExceeded as error:  # some servers answer nobody else while they compute
-                self._trouble = "" if self._tasks else error.message
-            except AgentError as error:
-                self._trouble = error.message
+            trouble = await self._look()
+            if trouble != self._trouble:
+                self._trouble = trouble
+                self._news.set()
+
+    async def _look(self) -> str:
+        """Why the server cannot answer now; "" if it can."""
+        try:
+            await self._server.look()
+        except DeadlineExceeded as error:  # some servers answer nobody else while they compute
+            return "" if self._tasks else error.message
+        except AgentError as error:
+            return error.message
+        return ""
 
     # One Request.
 

@@ -63,6 +63,7 @@ class Events:
 
     def __init__(self, n: int, attempt: int, *, logprobs: bool) -> None:
         self._open = set(range(n))
+        self._begun: set[int] = set()
         self._attempt = attempt
         self._with_logprobs = logprobs
         self._buffer = bytearray()
@@ -88,6 +89,8 @@ class Events:
         """The last Chunks. BadEvent: the answer was cut."""
         if self._open and not self.done:
             raise BadEvent("an answer without an end")
+        if missing := self._open - self._begun:
+            raise Refused(0, b'{"error": "it gave %d answers too few"}' % len(missing))
         made = [self._chunk(index, "", finish="stop") for index in sorted(self._open)]
         if self._last is not None:
             made = [self._last, *made]
@@ -115,6 +118,7 @@ class Events:
             if (choice.delta and choice.delta.content) or choice.text or choice.finish_reason:
                 raise BadEvent(f"more of answer {choice.index}, which has ended or was not asked for")
             return None
+        self._begun.add(choice.index)
         text = self._whole(choice.index, (choice.delta.content if choice.delta else choice.text) or "")
         logprobs = _logprobs(choice.logprobs) if self._with_logprobs and choice.logprobs else ()
         finish = choice.finish_reason

@@ -36,7 +36,9 @@ from models.remote import Remote
 LOOK_S = 10.0  # for an answer, when the server is only asked whether it is well
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds before another try; one asked to wait longer is told so
 MOST_ERROR = 64 * 1024  # bytes of an error's body
-MOST_KEY = 4096
+MOST_KEY = 4096  # bytes
+TOO_LONG = (b"context_length_exceeded", b"exceed_context_size_error", b"maximum context length")
+"""How servers say that a prompt has too many tokens: OpenAI and we, llama.cpp, vLLM."""
 T = TypeVar("T")
 
 
@@ -138,7 +140,7 @@ class Upstream:
         if 300 <= status < 400:
             return UpstreamFailed(self.says(f"points elsewhere ({status}), which is not followed"))
         if status in (400, 413, 422):
-            too_long = b"context_length_exceeded" in body
+            too_long = any(word in body for word in TOO_LONG)
             return (PromptTooLong if too_long else BadRequest)(text or self.says(f"refuses this ({status})"))
         if status == httpx.codes.TOO_MANY_REQUESTS:
             return TryAgain(Overloaded(self.says(f"has too much to do{why}"), retry_after=retry_after))
