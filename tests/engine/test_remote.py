@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import upstream as does
 from tests.support.agent import Agent
+from tests.support.gguf_file import write_gguf
 from tests.support.upstream import Upstream, listening
 
 KEY = "hush-7391"
@@ -78,7 +79,7 @@ def agent(
     proxy: Upstream,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Agent:
-    """One whose default is a local echo; "far" is the server's, by its key; "quick" too, and soon gives up."""
+    """One whose default is a local echo; "far" is the server's, by its key; so is "quick", which gives up."""
     agent = start_agent(
         HTTP_PROXY=proxy.url,
         http_proxy=proxy.url,
@@ -89,7 +90,7 @@ def agent(
     )
     folder = tmp_path_factory.mktemp("remote")
     assert "version" in pull(agent, folder, "far", url=server.url, api_key_env="FAR_API_KEY", timeout_s=20)
-    assert "version" in pull(agent, folder, "quick", url=server.url, timeout_s=0.5, retries=0)
+    assert "version" in pull(agent, folder, "quick", url=server.url, timeout_s=1.5, retries=0)
     return agent
 
 
@@ -184,12 +185,14 @@ def test_it_is_listed_loaded_shown_and_unloaded_as_any_other(agent: Agent, serve
 
 
 def test_a_model_moves_from_here_to_there_without_a_dropped_request(
-    start_agent: Callable[..., Agent], server: Upstream, tmp_path: Path
+    agent: Agent, server: Upstream, tmp_path: Path
 ) -> None:
-    agent = start_agent()
-    assert content(agent.chat("here")) == "here"
-    assert "version" in pull(agent, tmp_path, "echo", url=server.url)
-    assert content(agent.chat("there")) == "well"
+    local = write_gguf(tmp_path / "mover.gguf", salt=7)
+    with admin(agent) as client:
+        client.post("/api/pull", json={"source": str(local), "name": "mover"})
+    assert content(agent.chat("here", model="mover")) == "here"
+    assert "version" in pull(agent, tmp_path, "mover", url=server.url)
+    assert content(agent.chat("there", model="mover")) == "well"
     assert server.asked[0].body["messages"] == [{"role": "user", "content": "there"}]
 
 

@@ -81,7 +81,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        self.upstream.asked.append(Asked(self.path, dict(self.headers), raw))
+        self.asked = Asked(self.path, dict(self.headers), raw)
+        self.upstream.asked.append(self.asked)
         step = self.upstream.plan.popleft() if self.upstream.plan else self.upstream.good
         assert step is not None
         with suppress(BrokenPipeError, ConnectionResetError):
