@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +41,7 @@ from agent.tensor import Tensor
 IDLE_BEAT = 0.5  # seconds
 LOOK_S = 10.0  # how often an idle server is looked at
 AWAY_S = 1.0  # how often one that is away is
+MOST_FRAME = 16 << 20  # bytes of outputs that go together; a single answer may have more
 
 Info = TypeVar("Info", EngineInfo, TensorInfo, covariant=True)
 
@@ -106,8 +107,8 @@ class _RemoteWorker(ABC):
                 match frame:
                     case Start() | Infer():
                         self._tasks[frame.id] = group.create_task(self._take(frame))
-                    case Cancel():
-                        if task := self._tasks.get(frame.id):
+                    case Cancel():  # the same id may come again at once
+                        if task := self._tasks.pop(frame.id, None):
                             task.cancel()
                     case Stop():
                         return
@@ -131,16 +132,18 @@ class _RemoteWorker(ABC):
     async def _look_after(self) -> None:
         """A busy server is not asked whether it lives, unless there is doubt: its answers tell."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(AWAY_S if self._trouble else LOOK_S):
-                    await self._doubt.wait()
-            if self._tasks and not (self._trouble or self._doubt.is_set()):
-                continue
+            if not self._trouble:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._doubt.wait()
+                if self._tasks and not self._doubt.is_set():
+                    continue
             self._doubt.clear()
             trouble = await self._look()
             if trouble != self._trouble:
                 self._trouble = trouble
                 self._news.set()
+            await asyncio.sleep(AWAY_S)  # however many Requests fail meanwhile
 
     async def _look(self) -> str:
         """Why the server cannot answer now; "" if it can."""
@@ -155,11 +158,10 @@ class _RemoteWorker(ABC):
     # One Request.
 
     async def _take(self, asked: Start | Infer) -> None:
-        deadline = math.inf if asked.deadline is None else asked.deadline
         try:
             if self._trouble:
                 raise Unavailable(self._trouble, retry_after=AWAY_S)
-            async with asyncio.timeout_at(None if deadline == math.inf else deadline), self._room:
+            async with asyncio.timeout_at(asked.deadline), self._room:
                 self._running += 1
                 try:
                     await self._pass_on(asked)
@@ -175,7 +177,8 @@ class _RemoteWorker(ABC):
             traceback.print_exc(file=sys.stderr)
             self._refuse(asked.id, InternalError("its answer could not be passed on"))
         finally:
-            del self._tasks[asked.id]
+            if self._tasks.get(asked.id) is asyncio.current_task():
+                del self._tasks[asked.id]
             self._news.set()
 
     # What differs between text and tensors.
@@ -202,8 +205,7 @@ class RemoteTextWorker(_RemoteWorker):
         super().__init__(server)
         self._text = server
         self._said: list[Said] = []
-        self._answers = self._prompt_tokens = self._generated = self._cached = 0
-        self._last = 0.0
+        self._prompt_tokens = self._generated = self._cached = 0
 
     def _ready(self, info: EngineInfo) -> Ready:
         return Ready(info)
@@ -214,20 +216,14 @@ class RemoteTextWorker(_RemoteWorker):
             said=said,
             running=self._running,
             waiting=len(self._tasks) - self._running,
-            steps=self._answers,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated,
             cached_tokens=self._cached,
-            step_seconds=self._last,
-            batch=1,
             trouble=self._trouble,
         )
 
     async def _pass_on(self, asked: Start) -> None:
-        begun = time.monotonic()
         await self._text.answer(asked, lambda chunk: self._say(asked.id, chunk))
-        self._answers += 1
-        self._last = time.monotonic() - begun
 
     def _say(self, id: str, chunk: Chunk) -> None:
         self._said.append(Said(id, chunk))
@@ -247,14 +243,19 @@ class RemoteTensorWorker(_RemoteWorker):
     def __init__(self, server: TensorServer) -> None:
         super().__init__(server)
         self._tensors = server
-        self._answered: list[Answered] = []
+        self._answered: deque[Answered] = deque()
         self._last = 0.0
 
     def _ready(self, info: TensorInfo) -> TensorsReady:
         return TensorsReady(info)
 
     def _frame(self) -> Ran:
-        answered, self._answered = self._answered, []
+        answered, size = [], 0
+        while self._answered and size < MOST_FRAME:
+            answered.append(self._answered.popleft())
+            size += sum(len(tensor.data) for tensor in answered[-1].outputs or ())
+        if self._answered:
+            self._news.set()
         good = sum(one.outputs is not None for one in answered)
         return Ran(answered, good, self._last, len(self._tasks) - self._running, self._trouble)
 

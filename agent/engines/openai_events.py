@@ -23,6 +23,10 @@ class BadEvent(Exception):
     """Not what the protocol has."""
 
 
+class Cut(Exception):
+    """The stream ended, and the answer had not."""
+
+
 class Refused(Exception):
     """The server ended the answer by an error. `status`: of HTTP, where it told one."""
 
@@ -86,9 +90,9 @@ class Events:
         return made
 
     def end(self) -> list[Chunk]:
-        """The last Chunks. BadEvent: the answer was cut."""
+        """The last Chunks. Cut; Refused: there are too few answers."""
         if self._open and not self.done:
-            raise BadEvent("an answer without an end")
+            raise Cut
         if missing := self._open - self._begun:
             raise Refused(0, b'{"error": "it gave %d answers too few"}' % len(missing))
         made = [self._chunk(index, "", finish="stop") for index in sorted(self._open)]

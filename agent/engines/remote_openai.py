@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.engines.engine import EngineError, EngineInfo, Progress
-from agent.engines.openai_events import BadEvent, Events, Refused
+from agent.engines.openai_events import BadEvent, Cut, Events, Refused
 from agent.engines.upstream import TryAgain, Upstream, parsed
 from agent.errors import Unavailable, UpstreamFailed
 from agent.frames import Start
@@ -89,15 +89,19 @@ class OpenAIServer:
             async with self._upstream.request("POST", path, content, headers) as response:
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):
                     raise UpstreamFailed(self._upstream.says("does not stream its answers"))
-                async for data in response.aiter_raw():
+                pieces = response.aiter_raw()
+                async for data in pieces:
                     tell(events.feed(data))
                     if events.done:
                         break
-            tell(events.end())
+                tell(events.end())
+                await self._upstream.rest(pieces)
         except Refused as refused:
             raise self._upstream.refusal(refused.status or 500, refused.body) from None
+        except Cut:
+            raise TryAgain(Unavailable(self._upstream.says("broke off its answer"))) from None
         except BadEvent as error:
-            raise TryAgain(Unavailable(self._upstream.says(f"sent {error}"), retry_after=1)) from None
+            raise UpstreamFailed(self._upstream.says(f"sent {error}")) from None
 
     def _info(self, context: int | None) -> EngineInfo:
         return EngineInfo(

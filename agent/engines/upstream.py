@@ -15,7 +15,7 @@ import re
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from models.remote import Remote
 
 LOOK_S = 10.0  # for an answer, when the server is only asked whether it is well
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds before another try; one asked to wait longer is told so
+REST_S = 0.5  # for what follows a stream's end
 MOST_ERROR = 64 * 1024  # bytes of an error's body
 MOST_KEY = 4096  # bytes
 TOO_LONG = (b"context_length_exceeded", b"exceed_context_size_error", b"maximum context length")
@@ -128,6 +129,13 @@ class Upstream:
         if len(body) > most:
             raise UpstreamFailed(self.says(f"answered with more than {most} bytes"))
         return body
+
+    async def rest(self, pieces: AsyncIterator[bytes]) -> None:
+        """Read what follows a stream's end, if it is soon over: then the connection can be used again."""
+        with suppress(TimeoutError, httpx.TransportError):
+            async with asyncio.timeout(REST_S):
+                async for _ in pieces:
+                    pass
 
     def says(self, what: str) -> str:
         return f"the server at {self._base} {what}"

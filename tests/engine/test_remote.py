@@ -325,7 +325,7 @@ def test_rubbish_ends_that_request_alone(agent: Agent, server: Upstream, wrong: 
     worker = _worker(agent, "quick")
     server.next(wrong)
     answer = agent.chat("hello", model="quick")
-    assert answer.status_code in (502, 503), answer.text
+    assert answer.status_code == 502, answer.text
     assert content(agent.chat("hello", model="quick")) == "well"
     assert _worker(agent, "quick") == worker
 

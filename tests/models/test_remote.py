@@ -51,7 +51,7 @@ def test_it_is_told_by_its_content(tmp_path: Path) -> None:
             (GOOD.replace("http://box:8000/v1/", url), "url")
             for url in (
                 "box:8000", "file:///etc/passwd", "http://", "http://box/v1?key=hush-7391", "http://box/#hush-7391",
-                "http://user:hush-7391@box/", "http://box:99999", "http://box:0", "http://box/a/../b", 
+                "http://user:hush-7391@box/", "http://box:99999", "http://box:0", "http://box/a/../b",
                 "http://b ox", "http://box/?", "https://",
             )
         ),
