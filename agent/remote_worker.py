@@ -24,6 +24,7 @@ from agent.frames import (
     Beat,
     Cancel,
     Infer,
+    Loading,
     Ran,
     Reader,
     Ready,
@@ -90,7 +91,7 @@ class _RemoteWorker(ABC):
                 ready = self._ready(await self._server.look())
             except AgentError as error:
                 raise EngineError(error.message) from None
-            await asyncio.get_running_loop().sock_sendall(link, encode(ready))
+            await asyncio.get_running_loop().sock_sendall(link, encode(Loading(1.0)) + encode(ready))
             async with asyncio.TaskGroup() as group:
                 beats = group.create_task(self._beat(link))
                 looks = group.create_task(self._look_after())
