@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from agent.config import Settings
 from agent.errors import Unavailable
 from agent.job import LIVES
@@ -12,6 +14,8 @@ from agent.limits import Limits
 from agent.offered import Offered
 from agent.supervisor import State, Supervisor
 from agent.telemetry import ModelTelemetry
+
+log = structlog.get_logger()
 
 
 class BaseLane:
@@ -37,6 +41,7 @@ class BaseLane:
         self._on_use = on_use
         self._supervisor: Supervisor | None = None
         self._held = ""  # why the queue waits, where it does
+        self._trouble = ""  # why its Worker, well as it is, can answer nothing
 
     def ready(self) -> tuple[bool, str]:
         """Whether a Request would be answered now, and why not."""
@@ -44,7 +49,15 @@ class BaseLane:
             return False, self._held or "the model is not loaded"
         if self._supervisor.state is not State.READY:
             return False, self._supervisor.reason
-        return not self._held, self._held
+        why = self._held or self._trouble
+        return not why, why
+
+    def _heard(self, trouble: str) -> None:
+        """Of the Worker's latest news."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._telemetry.up.set(0 if trouble else 1)
+            log.warning("a remote model's server", model=self.model.name, says=trouble or "is back")
 
     def attach(self, supervisor: Supervisor) -> None:
         """From now on this Worker serves."""
@@ -52,14 +65,19 @@ class BaseLane:
 
     def _check_health(self) -> None:
         one = self._supervisor
-        if one and one.state is State.BACKOFF and one.deaths >= LIVES:
+        lives = 1 if self.model.remote else LIVES  # another server's return is not waited for
+        if one and one.state is State.BACKOFF and one.deaths >= lives:
             raise Unavailable(f"the model does not stay up: {one.reason}", retry_after=10)
 
     def _status(
         self, requests: int, tokens: float, running: int, sequences: dict[str, int], kv: float
     ) -> dict[str, Any]:
         """For `/status`."""
-        supervisor = self._supervisor.status() if self._supervisor else {"state": State.STOPPED}
+        supervisor: dict[str, Any] = (
+            self._supervisor.status() if self._supervisor else {"state": State.STOPPED}
+        )
+        if self._trouble:
+            supervisor["reason"] = self._trouble
         return {
             "queue": {"requests": requests, "tokens": round(tokens)},
             "running": running,

@@ -211,7 +211,7 @@ class Canaries:
 
 def _alike(offered: Offered, resident: Resident) -> bool:
     """Whether it is asked as the Model's stable Version is."""
-    return (offered.tensors is None) == (resident.route.model.tensors is None)
+    return offered.makes_tensors == resident.route.model.makes_tensors
 
 
 def _check(resident: Resident, version: str, trial: Trial) -> None:

@@ -35,7 +35,9 @@ def has_gpu() -> bool:
 
 
 async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
-    """What the Worker's Engine is started with; see engines/llama.py and engines/onnx.py for the names."""
+    """What the Worker's Engine is started with; see the Engines in engines/ for the names."""
+    if offered.remote is not None:
+        return {"keys": str(settings.data_dir / "keys")}  # where the file of its key would be
     trial = trial_of(settings, offered.name, "llama" if offered.tensors is None else "onnx")
     chosen = Measured({}, None)
     if trial and not trial.decided:

@@ -11,6 +11,7 @@
     |-- Overloaded             429  queue full; has retry_after
     |   `-- RateLimited        429  this caller's limit; has retry_after
     |-- Cancelled              499  the caller went away
+    |-- UpstreamFailed         502  the server that runs a remote model failed, or refused this node
     |-- Unavailable            503  no model is ready; has retry_after
     |-- WorkerLost             503  the Worker died after the answer had begun
     |-- DeadlineExceeded       504  dropped, or cut, at its deadline
@@ -101,6 +102,11 @@ class Cancelled(AgentError):
     code = "cancelled"
 
 
+class UpstreamFailed(AgentError):
+    status = 502
+    code = "upstream_failed"
+
+
 class Unavailable(AgentError):
     status = 503
     code = "model_unavailable"
@@ -134,6 +140,7 @@ BY_CODE: dict[str, type[AgentError]] = {
         TooLarge,
         Overloaded,
         Cancelled,
+        UpstreamFailed,
         Unavailable,
         WorkerLost,
         DeadlineExceeded,

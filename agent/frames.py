@@ -6,13 +6,13 @@ MessagePack, each frame behind its length (4 bytes, little endian).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from agent.engines.engine import EngineInfo, TensorInfo
-from agent.request import Chunk, Prompt, Sampling
+from agent.request import Chunk, Message, Prompt, Sampling
 from agent.tensor import Tensor
 
 MAX_FRAME = 64 * 1024 * 1024  # a prompt is bounded far below this; more is a broken peer
@@ -32,6 +32,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     deadline: float | None
     attempt: int
     echo: bool = False
+    messages: tuple[Message, ...] | None = None  # a chat for a model with its own template; then no `prompt`
+    template_kwargs: Mapping[str, Any] = {}  # for that template
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -85,6 +87,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
     chunk: Chunk | None = None
     code: str = ""
     message: str = ""
+    retry_after: float | None = None  # seconds, of the error
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
@@ -104,6 +107,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     kv_used: float = 0.0  # share of all slots' positions that active Sequences hold
     step_seconds: float = 0.0  # of the last step
     batch: int = 0  # Sequences in the last step
+    trouble: str = ""  # why nothing can be answered now, though the Worker is well: a remote server is away
 
     @property
     def fruitful(self) -> bool:
@@ -118,6 +122,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     outputs: tuple[Tensor, ...] | None = None
     code: str = ""
     message: str = ""
+    retry_after: float | None = None  # seconds, of the error
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True):
@@ -130,6 +135,7 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
     rows: int = 0
     seconds: float = 0.0
     waiting: int = 0
+    trouble: str = ""  # as in Beat
 
     @property
     def fruitful(self) -> bool:

@@ -45,7 +45,7 @@ class InFlight:
             return
         if said.chunk is None:
             self.take(said.id)
-            return self.fail(job, BY_CODE.get(said.code, InternalError)(said.message))
+            return self.fail(job, _error(said))
         self._time(job)
         job.tokens += said.chunk.tokens
         job.ticket.put(said.chunk)
@@ -106,3 +106,7 @@ class InFlight:
         else:
             self._telemetry.ttft.observe(now - job.arrived)
         job.last = now
+
+
+def _error(said: Said) -> AgentError:
+    return BY_CODE.get(said.code, InternalError)(said.message, retry_after=said.retry_after)

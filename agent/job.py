@@ -52,8 +52,9 @@ class Job:
     def entry(self) -> Waiting[Job]:
         return Waiting(self, self.request.sender, self.priority, self.cost, self.arrived)
 
-    def start(self, prompt: Prompt, deadline: float) -> Start:
+    def start(self, prompt: Prompt, deadline: float, *, templated_there: bool) -> Start:
         request = self.request
+        as_messages = templated_there and request.messages is not None
         return Start(
             id=request.id,
             prompt=prompt,
@@ -65,12 +66,14 @@ class Job:
             deadline=deadline,
             attempt=self.attempt,
             echo=request.echo,
+            messages=tuple(request.messages or ()) if as_messages else None,
+            template_kwargs=request.template_kwargs if as_messages else {},
         )
 
 
 def check(request: Request, model: Offered, settings: Settings) -> None:
     """What can be told before the Worker counts tokens. Raises BadRequest."""
-    if request.messages is not None and model.template is None:
+    if request.messages is not None and model.template is None and model.remote is None:
         raise BadRequest(
             f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from agent.engines.engine import EngineInfo, TensorInfo
 from models import onnx
 from models.gguf import Header
+from models.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +23,39 @@ class Offered:
     tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token", "eos_token": for the template
     trained_context: int | None = None  # tokens
     header: Header | None = field(default=None, repr=False)
-    tensors: onnx.Header | None = None  # of a Model of tensors
+    tensors: onnx.Header | None = None  # of an ONNX file
+    remote: Remote | None = None  # of a Model that another server runs
     info: EngineInfo | TensorInfo | None = None  # None: not loaded
 
     @property
     def context(self) -> int | None:
         """Tokens of prompt and answer that one Sequence may have."""
-        return self.info.context if isinstance(self.info, EngineInfo) else self.trained_context
+        if isinstance(self.info, EngineInfo):
+            return self.info.context or None
+        return self.trained_context
+
+    @property
+    def makes_tensors(self) -> bool:
+        """Whether it is asked by tensors, else by text."""
+        return self.tensors is not None or (self.remote is not None and self.remote.engine == "triton")
+
+    @property
+    def inputs(self) -> tuple[onnx.TensorSpec, ...]:
+        """Of a Model of tensors; those of a remote one are known once it is loaded."""
+        known = self.tensors or (self.info if isinstance(self.info, TensorInfo) else None)
+        return known.inputs if known else ()
+
+    @property
+    def outputs(self) -> tuple[onnx.TensorSpec, ...]:
+        known = self.tensors or (self.info if isinstance(self.info, TensorInfo) else None)
+        return known.outputs if known else ()
 
     @property
     def batches(self) -> bool:
         """Whether Requests can be joined along the first axis of all inputs and outputs."""
-        if self.tensors is None:
+        if not self.inputs:
             return False
-        return all(spec.shape[:1] == (None,) for spec in (*self.tensors.inputs, *self.tensors.outputs))
+        return all(spec.shape[:1] == (None,) for spec in (*self.inputs, *self.outputs))
 
     @property
     def runners(self) -> int | None:
@@ -45,7 +65,15 @@ class Offered:
     @property
     def platform(self) -> str:
         """What kind of file it is, as the Open Inference Protocol asks."""
+        if self.remote is not None:
+            return f"remote_{self.remote.engine}"
         return "llama_cpp_gguf" if self.tensors is None else "onnxruntime_onnx"
+
+    def engine(self, of_gguf: str) -> str:
+        """The entry point of the Engine that runs it; `of_gguf`: the one that the settings name."""
+        if self.remote is not None:
+            return self.remote.engine
+        return of_gguf if self.tensors is None else "onnx"
 
     def answers_to(self, name: str) -> bool:
         return name in (self.name, f"{self.name}:{self.version}")
@@ -53,7 +81,7 @@ class Offered:
     def public(self) -> dict[str, Any]:
         """For `/status`."""
         shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}
-        if self.tensors is None:
+        if not self.makes_tensors:
             shown["context"] = self.context
         if self.info:
             shown |= {"engine": self.info.engine, "device": self.info.device}

@@ -30,7 +30,7 @@ class Prepared:
 async def prepared(settings: Settings, offered: Offered) -> Prepared:
     """All that can be found out of a Version while others serve on."""
     chosen = await device.engine_settings(settings, offered)
-    engine = settings.engine if offered.tensors is None else "onnx"
+    engine = offered.engine(settings.engine)
     launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
     return Prepared(offered, launch, memory.need(offered, chosen))
 

@@ -29,6 +29,9 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added to its logit
     logprobs: int | None = None  # None: none; n: the drawn token's and the n likeliest
     ignore_eos: bool = False
+    asked: frozenset[str] = (
+        frozenset()
+    )  # which of these the caller named; a remote server has its own defaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

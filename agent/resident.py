@@ -14,7 +14,7 @@ from agent.errors import Unavailable
 from agent.offered import Offered
 from agent.replica import Prepared, Replica
 from agent.route import Lane, Live, Route
-from models import onnx
+from models import onnx, remote
 from models.errors import ModelError
 from models.gguf import read_header
 from models.shelf import Version
@@ -237,6 +237,9 @@ def describe(version: Version) -> Offered:
         size=version.size,
         created=version.manifest.created,
     )
+    if version.manifest.engine in remote.ENGINES:
+        there = remote.read(version.path)
+        return replace(offered, remote=there, trained_context=there.context)
     if version.manifest.engine == "onnx":
         return replace(offered, tensors=onnx.read_header(version.path))
     header = read_header(version.path)

@@ -210,7 +210,7 @@ class Residents:
         common: Any = (self._limits, self._used, elsewhere)
         settings = self._settings.of(offered.name)
         lane: Lane
-        if offered.tensors is not None:
+        if offered.makes_tensors:
             lane = TensorLane(offered, settings, telemetry, *common)
         else:
             lane = TextLane(offered, settings, telemetry, self._templates, *common)

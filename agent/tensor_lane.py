@@ -23,6 +23,7 @@ from agent.errors import (
     DeadlineExceeded,
     InternalError,
     Overloaded,
+    Unavailable,
 )
 from agent.frames import Answered, Cancel, Infer, Ran
 from agent.job import LIVES
@@ -125,6 +126,7 @@ class TensorLane(BaseLane):
 
     def worker_said(self, news: Ran) -> None:
         self._telemetry.ran(news)
+        self._heard(news.trouble)
         if any(answered.outputs is not None for answered in news.answered):
             self.statistics.ran(news.rows, news.seconds)
         for answered in news.answered:
@@ -134,6 +136,7 @@ class TensorLane(BaseLane):
             self._send_on()
 
     def worker_lost(self, reason: str, *, died: bool) -> None:
+        self._trouble = ""
         lost, later, self._sent, self._waiting = self._sent, self._waiting, {}, {}
         for job in lost.values():
             self._bytes -= job.bytes
@@ -147,6 +150,8 @@ class TensorLane(BaseLane):
         self._waiting |= later  # they came after
         if died and (other := self._elsewhere(self)):
             self.move_to(other)
+        elif died and self.model.remote:
+            self.abandon(Unavailable(reason, retry_after=5))
         self._changed.set()
 
     # What its replica calls.
@@ -213,7 +218,8 @@ class TensorLane(BaseLane):
         if job is None:  # it was cancelled meanwhile
             return
         if answered.outputs is None:
-            return self._end(job, BY_CODE.get(answered.code, InternalError)(answered.message))
+            error = BY_CODE.get(answered.code, InternalError)
+            return self._end(job, error(answered.message, retry_after=answered.retry_after))
         job.ticket.put(Outputs(answered.outputs))
         self._telemetry.finished("stop")
         took = time.monotonic() - job.arrived
@@ -247,7 +253,9 @@ class TensorLane(BaseLane):
 
 
 def check(asked: Inference, model: Offered, most_rows: int) -> None:
-    """Whether these inputs can be the model's. Raises BadRequest."""
+    """Whether these inputs can be the model's. Raises BadRequest. A remote one's server judges for itself."""
+    if model.remote is not None:
+        return
     if model.tensors is None:
         raise BadRequest(f"{model.name} takes no tensors")
     wanted = {spec.name: spec for spec in model.tensors.inputs}

@@ -107,6 +107,7 @@ class TextLane(BaseLane):
     def worker_said(self, beat: Beat) -> None:
         self._telemetry.heard(self._beat, beat)
         self._beat = beat
+        self._heard(beat.trouble)
         for said in beat.said:
             self._working.hear(said)
         if beat.said:
@@ -115,6 +116,7 @@ class TextLane(BaseLane):
     def worker_lost(self, reason: str, *, died: bool) -> None:
         """Requests without a Chunk, and durable ones, are run again; the others end with WorkerLost."""
         self._beat = Beat()
+        self._trouble = ""
         for job in reversed(self._working.take_all()):
             if job.last and not job.request.durable:
                 error: AgentError = WorkerLost(f"the model's Worker was lost in mid-answer ({reason})")
@@ -129,6 +131,8 @@ class TextLane(BaseLane):
                 (self._elsewhere(self) or self).take(job)
         if died and (other := self._elsewhere(self)):
             self.move_to(other)
+        elif died and self.model.remote:
+            self.abandon(Unavailable(reason, retry_after=5))
         self._wake.set()
 
     # What its replica calls.
@@ -254,11 +258,13 @@ class TextLane(BaseLane):
             return
         self._working.add(job)
         late = min(job.deadline, time.monotonic() + self._settings.request_timeout_s)
-        self._supervisor.send(job.start(prompt, late))
+        self._supervisor.send(job.start(prompt, late, templated_there=self.model.remote is not None))
 
     async def _render(self, job: Job) -> str | None:
         """The chat's prompt; None: there is nothing to send to the Worker."""
         model = self.model
+        if model.remote is not None:
+            return ""  # its messages go there
         if model.template is None:
             self._working.fail(job, Unavailable("the model was taken away", retry_after=5))
             return None

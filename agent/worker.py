@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.batcher import Batcher
-from agent.engines.engine import Drawn, Engine, EngineError, TensorEngine, TensorInfo
+from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -216,6 +216,8 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
     try:
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
+        if isinstance(loaded, RemoteEngine):
+            return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
             details = {**loaded.info.details, **arrangement(settings)}
             send(link, TensorsReady(replace(loaded.info, details=details)))

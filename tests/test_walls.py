@@ -23,11 +23,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     "grpc": ("agent/doors/grpc/",),
     "grpc_health": ("agent/doors/grpc/",),
     "httptools": ("agent/doors/http/",),
-    "httpx": ("models/sources/", "agent/cli/node.py"),
+    "httpx": ("models/sources/", "agent/cli/node.py", "agent/engines/upstream.py"),
     "iotcore": ("agent/doors/mqtt/broker.py",),
     "jinja2": ("agent/templates.py",),
     "llama_cpp": ("agent/engines/llama.py",),
-    "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/"),
+    "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/", "agent/engines/"),
     "numpy": ("agent/engines/",),
     "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
     "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
@@ -132,8 +132,24 @@ def test_a_door_never_touches_a_worker(path: Path) -> None:
     assert not [each for each in imports(path) if each.startswith(inner)]
 
 
+def test_only_remote_engines_have_a_way_to_the_network() -> None:
+    importers = {
+        name(path) for path in FILES for each in imports(path) if each.startswith("agent.engines.upstream")
+    }
+    assert importers == {"agent/engines/remote_openai.py", "agent/engines/remote_triton.py"}
+
+
 @pytest.mark.parametrize(
-    "file", ["agent/worker.py", "agent/scheduler.py", "agent/slots.py", "agent/engines/llama.py"]
+    "file",
+    [
+        "agent/worker.py",
+        "agent/tensor_worker.py",
+        "agent/remote_worker.py",
+        "agent/scheduler.py",
+        "agent/slots.py",
+        "agent/engines/llama.py",
+        "agent/engines/onnx.py",
+    ],
 )
 def test_a_worker_touches_neither_the_database_nor_the_network(file: str) -> None:
     never = {"sqlite3", "sqlite_utils", "cloud_sync", "httpx", "urllib", "http", "paho", "ssl"}

@@ -56,7 +56,7 @@ def _model(model: Told) -> Iterator[tuple[str, str]]:
         yield "engine", _engine(model)
     if not at_rest:
         yield "worker", _worker(worker)
-    if "slots" in model:
+    if "slots" in model and "url" not in model["details"]:
         yield "kv cache", f"{worker['kv_used']:.0%} in use by {worker['sequences']['running']} sequences"
 
 
@@ -77,6 +77,9 @@ def _mqtt(settings: Told, doors: Told) -> str:
 
 
 def _engine(model: Told) -> str:
+    details = model.get("details", {})
+    if "url" in details:
+        return f"{model['engine']} at {details['url']}, {details['model']} there"
     says = f"{model['engine']} on {model['device']}"
     details = model.get("details", {})
     if "cap" in details:

@@ -1,6 +1,6 @@
 """What a Worker asks of an Engine: of one that generates text, or of one that makes tensors of tensors.
 
-Plug-ins implement one of the two; see `llama.py` and `onnx.py`.
+Plug-ins implement one of the two; see `llama.py`, `onnx.py` and docs/engines.md.
 
 The scheduler owns *which* tokens go where; an Engine owns the tensors. A slot is a place in the KV cache,
 numbered from 0.
@@ -8,9 +8,10 @@ numbered from 0.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agent.request import Sampling, TokenLogprob
 from models.onnx import TensorSpec
@@ -118,8 +119,16 @@ class TensorEngine(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """A Version that another server runs. It has a loop of its own; see `agent/remote_worker.py`."""
+
+    def serve(self, link: socket.socket) -> None:
+        """Speak frames with the agent until it says stop. EngineError: that server cannot be had."""
+
+
 Progress = Callable[[float], None]
 """Told the share of a load that is done, 0 to 1; the Worker's heartbeat while it loads."""
 
-EngineFactory = Callable[[str, Mapping[str, Any], Progress], Engine | TensorEngine]
+EngineFactory = Callable[[str, Mapping[str, Any], Progress], Engine | TensorEngine | RemoteEngine]
 """`(path of the model's file, engine settings, progress) -> Engine`. The entry point names one of these."""

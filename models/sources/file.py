@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from models import remote
 from models.format import engine_for
 from models.shelf import Shelf, Version
 from models.sources.origin import Fetched
@@ -38,9 +39,10 @@ class FromFile:
         return await in_thread(self.is_blob, version.path)
 
     async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
-        await in_thread(engine_for, self.path)  # a wrong file is refused before it is copied
+        engine = await in_thread(engine_for, self.path)  # a wrong file is refused before it is copied
         target = folder / "file"
-        if not await in_thread(_share, self.path, target):
+        # What people edit in place must not be the blob itself.
+        if engine in remote.ENGINES or not await in_thread(_share, self.path, target):
             await self._copy(target, meter, shelf)
         return await checked(target, meter)
 

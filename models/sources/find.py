@@ -81,7 +81,8 @@ def _file(source: str) -> Path | None:
     """The local file that is meant, if one is."""
     if path := _path(source):
         return path
-    if source.startswith((".", "/", "~")) or (source.endswith((".gguf", ".onnx")) and ":" not in source):
+    ending = source.endswith((".gguf", ".onnx", ".toml")) and ":" not in source
+    if source.startswith((".", "/", "~")) or ending:
         raise BadSource(f"there is no file {source!r}")
     return None
 

@@ -19,8 +19,9 @@ from models.sources.threads import in_thread
 async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Report) -> Version:
     """Put what `source` means on the shelf, as the Model `name` or as the source's own name, and return it.
 
-    A source is a catalog name, a GGUF or ONNX file, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging
-    Face `owner/repo[:file]`. Its own name is the catalog's, or `repo`, or the file's without its ending.
+    A source is a catalog name, a GGUF or ONNX file, a remote model's description (TOML), an http(s) URL
+    (`#sha256=<hex>` pins it), or a Hugging Face `owner/repo[:file]`. Its own name is the catalog's, or
+    `repo`, or the file's without its ending.
     What is there already is not fetched again; what was interrupted goes on from there.
     Raises ModelError; cancelling leaves only what a later pull can resume.
     """

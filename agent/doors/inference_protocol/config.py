@@ -16,13 +16,14 @@ def config(one: Offered, settings: Settings) -> dict[str, Any]:
     A model of text has none of them.
     """
     told: dict[str, Any] = {"name": one.name, "platform": one.platform, "max_batch_size": 0}
-    if one.tensors is None:
+    if not one.makes_tensors:
         return told | {"backend": "llama.cpp", "input": [], "output": []}
+    settings = settings.of(one.name)
     told |= {
-        "backend": "onnxruntime",
+        "backend": "remote" if one.remote else "onnxruntime",
         "max_batch_size": (settings.max_batch_size or MOST_ROWS) if one.batches else 0,
-        "input": [_tensor(spec, one.batches) for spec in one.tensors.inputs],
-        "output": [_tensor(spec, one.batches) for spec in one.tensors.outputs],
+        "input": [_tensor(spec, one.batches) for spec in one.inputs],
+        "output": [_tensor(spec, one.batches) for spec in one.outputs],
     }
     if one.runners and one.info:
         kind = "KIND_CPU" if one.info.device == "cpu" else "KIND_GPU"

@@ -37,9 +37,8 @@ def find(node: Node, caller: Caller, model: str, version: str = "") -> Offered:
 
 def metadata(node: Node, one: Offered) -> dict[str, Any]:
     versions = [live.version for live in node.serving.live(one.name)]
-    inputs, outputs = (one.tensors.inputs, one.tensors.outputs) if one.tensors else ((), ())
     about = {"name": one.name, "versions": versions, "platform": one.platform}
-    return about | {"inputs": list(map(_spec, inputs)), "outputs": list(map(_spec, outputs))}
+    return about | {"inputs": list(map(_spec, one.inputs)), "outputs": list(map(_spec, one.outputs))}
 
 
 def index(node: Node, caller: Caller, *, only_ready: bool) -> list[dict[str, str]]:

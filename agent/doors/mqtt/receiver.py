@@ -141,7 +141,7 @@ def _check_model(asked: Incoming, serving: Serving) -> None:
     if found is None:
         if serving.whole and serving.find(""):
             raise ModelNotFound(f"the model {asked.model!r} is not on this node", param="model")
-    elif asked.tensors and found.tensors is None:
+    elif asked.tensors and not found.makes_tensors:
         raise BadRequest(f"{found.name} generates text: publish to prompts", param="model")
-    elif found.tensors is not None and not asked.tensors:
+    elif found.makes_tensors and not asked.tensors:
         raise BadRequest(f"{found.name} takes tensors: publish to infer/{found.name}", param="model")

@@ -138,7 +138,9 @@ class Runs:
         if not self._serving.ready()[0]:
             waits["prompts"] = max(waits["prompts"], NOT_READY_S)
             default = self._serving.find("")
-            if not self._serving.whole or (default and default.tensors):  # tensors may be for what is to come
+            if not self._serving.whole or (
+                default and default.makes_tensors
+            ):  # tensors may be for what is to come
                 waits["tensors"] = max(waits["tensors"], NOT_READY_S)
         return waits
 

@@ -100,7 +100,9 @@ def _sampling(body: Body) -> Sampling:
     given = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
     if body.top_k is not None:
         given["top_k"] = max(body.top_k, 0)
-    return Sampling(seed=body.seed, logit_bias=body.logit_bias, logprobs=_logprobs(body), **given)
+    return Sampling(
+        seed=body.seed, logit_bias=body.logit_bias, logprobs=_logprobs(body), asked=frozenset(given), **given
+    )
 
 
 def _logprobs(body: Body) -> int | None:
