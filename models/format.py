@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from models import gguf, onnx
 from models.errors import BadFile
@@ -16,8 +17,11 @@ def may_be_model(start: bytes | bytearray) -> bool:
     return start[:4] == gguf.MAGIC or start[:1] == bytes([_ONNX_STARTS_WITH])
 
 
-def engine_for(path: Path) -> str:
-    """Check a model's file: "llama" or "onnx". BadFile: what is wrong with it; OSError."""
+def engine_for(path: Path, files: Sequence[str] = ("model",)) -> str:
+    """Check a model's file: "llama" or "onnx". BadFile: what is wrong with it; OSError.
+
+    `files` are the paths of its Version's files, its own first: external data must be among them.
+    """
     with path.open("rb") as file:
         start = file.read(4)
     if start == gguf.MAGIC:
@@ -27,11 +31,26 @@ def engine_for(path: Path) -> str:
         raise BadFile("this is a pickle or an archive, which may run code: export the model to ONNX or GGUF")
     if not may_be_model(start):
         return _refuse(start)
-    if external := onnx.read_header(path).external:
-        raise BadFile(
-            f"its weights lie in other files ({external[0][:100]}, ...): save it with its data inside"
-        )
+    for needed in external_files(files[0], onnx.read_header(path)):
+        if needed not in files[1:]:
+            raise BadFile(
+                f"some of its data lies in {needed[:100]!r}, which is not there: pull the whole folder"
+            )
     return "onnx"
+
+
+def external_files(model: str, header: onnx.Header) -> list[str]:
+    """Paths, beside the model's own in its Version, of the files that hold its data. BadFile: one escapes."""
+    folder = PurePosixPath(model).parent
+    found: dict[str, None] = {}
+    for location in header.external:
+        path = PurePosixPath(location)
+        if not location or path.is_absolute() or ".." in path.parts or "\\" in location:
+            raise BadFile(
+                f"its data lies in {location[:100]!r}: the place must be relative, and without '..'"
+            )
+        found[str(folder / path)] = None
+    return list(found)
 
 
 def _refuse(start: bytes) -> str:
