@@ -42,7 +42,7 @@ async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any
 async def _tensor_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     """Runners, threads of each and rows of a batch: what was fastest here when this Version came."""
     probes = Probes(settings.data_dir / "probes.json")
-    basic = {"gpu": settings.gpu_layers != 0}
+    basic = {"gpu": settings.gpu_layers != 0, **_pipeline(offered)}
     candidates = tensor_candidates(settings)
     chosen = await probes.choose("onnx", offered.path, offered.size, basic, candidates) or candidates[0]
     return {
@@ -52,6 +52,12 @@ async def _tensor_settings(settings: Settings, offered: Offered) -> dict[str, An
         "delay_ms": settings.delay_ms,
         "run_deadline_s": settings.worker_deadline_s,
     }
+
+
+def _pipeline(offered: Offered) -> dict[str, Any]:
+    if offered.pipeline is None:
+        return {}
+    return {"pipeline": offered.pipeline.model_dump(), "folder": offered.folder}
 
 
 def tensor_candidates(settings: Settings) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from agent.engines.engine import EngineInfo, TensorInfo
 from models import onnx
 from models.gguf import Header
+from models.pipelines.table import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,11 @@ class Offered:
     tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token", "eos_token": for the template
     trained_context: int | None = None  # tokens
     header: Header | None = field(default=None, repr=False)
-    tensors: onnx.Header | None = None  # of a Model of tensors
+    tensors: onnx.Header | None = (
+        None  # of a Model of tensors, as callers see it: its pipeline's, if it has one
+    )
+    pipeline: Pipeline | None = None
+    folder: str = ""  # where its files lie by their names, if there are several
     info: EngineInfo | TensorInfo | None = None  # None: not loaded
 
     @property
@@ -43,6 +48,8 @@ class Offered:
         shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}
         if self.tensors is None:
             shown["context"] = self.context
+        if self.pipeline is not None:
+            shown["pipeline"] = self.pipeline.kind
         if self.info:
             shown |= {"engine": self.info.engine, "device": self.info.device}
             shown["details"] = dict(self.info.details)

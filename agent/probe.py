@@ -38,7 +38,7 @@ class Probes:
         self, engine: str, path: str, size: int, settings: Choice, candidates: list[Choice]
     ) -> Choice:
         """The best candidate that works, the first where none can be told apart; {} where none works."""
-        key = f"{Path(path).name} {engine} {_software()} {_cpu()} {json.dumps([settings, candidates])}"
+        key = f"{path} {engine} {_software()} {_cpu()} {json.dumps([settings, candidates])}"
         known = await asyncio.to_thread(self._read)
         if key in known:
             return dict(known[key])

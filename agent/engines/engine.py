@@ -113,7 +113,10 @@ class TensorEngine(Protocol):
         """Inputs that the model may take, of so many rows where it batches: numpy arrays by name."""
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        """numpy arrays by name -> one array for each output named. EngineError: these inputs do not do."""
+        """numpy arrays by name -> one array for each output named. EngineError: these inputs do not do.
+
+        Of BYTES, an input's elements are bytes, an output's bytes or str.
+        """
 
     def close(self) -> None: ...
 

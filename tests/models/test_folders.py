@@ -1,4 +1,4 @@
-"""What a model of several files promises: all that belongs to it, nothing from elsewhere, whole or not at all."""
+"""What a model of several files promises: all of it comes, nothing from elsewhere; whole or not at all."""
 
 from __future__ import annotations
 
