@@ -71,14 +71,17 @@ def tensor_candidates(settings: Settings) -> list[dict[str, Any]]:
 
 async def _text_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
     basic = {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
+    if offered.encoder:
+        basic["encoder"] = True
     chosen = {}
     if settings.engine == "llama":
         probes = Probes(settings.data_dir / "probes.json")
         trial = {**basic, **TRIAL}
-        chosen = await probes.choose(
-            settings.engine, offered.path, offered.size, trial, kv_candidates(settings)
-        )
+        candidates = kv_candidates(settings)[: 1 if offered.encoder else None]
+        chosen = await probes.choose(settings.engine, offered.path, offered.size, trial, candidates)
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
+    if offered.encoder and offered.trained_context:
+        context = min(context, offered.trained_context)  # it has no positions beyond
     return {
         "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
         "context": context,

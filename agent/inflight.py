@@ -46,7 +46,8 @@ class InFlight:
         if said.chunk is None:
             self.take(said.id)
             return self.fail(job, BY_CODE.get(said.code, InternalError)(said.message))
-        self._time(job)
+        if not job.request.embed:
+            self._time(job)
         job.tokens += said.chunk.tokens
         job.ticket.put(said.chunk)
         if said.chunk.finish:

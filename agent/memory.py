@@ -29,7 +29,7 @@ def need(offered: Offered, settings: Mapping[str, Any]) -> int:
     if header is None:
         return PROCESS + 2 * offered.size  # the weights, and onnxruntime's own arrangement of them
     slots, context = int(settings["slots"]), int(settings["context"])
-    cache = slots * context * kv_bytes(header, str(settings["kv_type"]))
+    cache = 0 if header.encoder else slots * context * kv_bytes(header, str(settings["kv_type"]))
     return PROCESS + offered.size + int(cache) + _compute(header, int(settings["step_tokens"]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from agent.engines.engine import EngineInfo, TensorInfo
 from models import onnx
 from models.gguf import Header
-from models.pipelines.table import Pipeline
+from models.pipelines.table import Pipeline, TextEmbedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,20 @@ class Offered:
     def context(self) -> int | None:
         """Tokens of prompt and answer that one Sequence may have."""
         return self.info.context if isinstance(self.info, EngineInfo) else self.trained_context
+
+    @property
+    def encoder(self) -> bool:
+        """Whether it makes vectors of texts alone."""
+        return self.header is not None and self.header.encoder
+
+    @property
+    def dimensions(self) -> int | None:
+        """Of its vectors, where it makes any and that is known."""
+        if isinstance(self.pipeline, TextEmbedding):
+            return self.pipeline.dimensions
+        if isinstance(self.info, EngineInfo) and self.info.embedding:
+            return self.info.embedding.dimensions
+        return self.header.embedding_length if self.header else None
 
     @property
     def platform(self) -> str:

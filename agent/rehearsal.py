@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from typing import Any
 
-from agent.engines.engine import Engine, EngineError, EngineFactory, Piece, TensorEngine, TensorInfo
+from agent.engines.engine import (
+    EmbedPiece,
+    Engine,
+    EngineError,
+    EngineFactory,
+    Piece,
+    TensorEngine,
+    TensorInfo,
+)
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
 
@@ -66,6 +74,17 @@ def rehearse(engine: Engine, brief: bool) -> float:
     return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
 
 
+def rehearse_texts(engine: Engine) -> float:
+    """Seconds that a vector of 64 tokens costs, the better of two."""
+
+    def timed() -> float:
+        begun = time.monotonic()
+        engine.embed([EmbedPiece(0, 0, [1] * 64, last=True)], ())
+        return time.monotonic() - begun
+
+    return min(timed(), timed())
+
+
 def rehearse_tensors(engine: TensorEngine, cap: int, runners: int) -> float:
     """Seconds that a row costs where so many runs at once have `cap` rows each."""
     inputs = engine.example(cap)
@@ -94,6 +113,8 @@ def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[di
             seconds: float | None
             if isinstance(loaded.info, TensorInfo):
                 seconds = rehearse_tensors(loaded, int(candidate["cap"]), int(candidate["runners"]))
+            elif not loaded.info.generates:
+                seconds = rehearse_texts(loaded)
             else:
                 seconds = rehearse(loaded, bool(settings.get("brief")))
             loaded.close()

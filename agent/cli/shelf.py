@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from agent.cli.errors import CommandError, UsageError
+from agent.cli.errors import CommandError
 from agent.cli.node import find, load_settings, need
 from agent.cli.screen import Bar, err, print_json, size, table
 
@@ -83,12 +83,10 @@ def remove(name: str, json: bool) -> None:
 
 
 def _meant(source: str) -> str:
-    """A file by its full path: the agent may have another working folder."""
+    """A file or folder by its full path: the agent may have another working folder."""
     if source.startswith((".", "/", "~")) or source.endswith((".gguf", "/")):
         path = Path(source).expanduser()
-        if path.is_dir():
-            raise UsageError(f"{source} is a folder: name the GGUF file in it")
-        if path.is_file():
+        if path.exists():
             return str(path.absolute())
     return source
 

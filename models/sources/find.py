@@ -103,10 +103,14 @@ def _local(source: str) -> Path | None:
 
 
 def _path(source: str) -> Path | None:
-    """The file or folder of this name, links resolved; None if there is none."""
+    """The file or folder of this name, links resolved; None if there is none.
+
+    A folder is one only where it is written as a path: `models` or `owner/repo` may mean something else.
+    """
+    may_be_folder = source.startswith((".", "/", "~")) or source.endswith("/")
     try:
         path = Path(source).expanduser().resolve()
-        return path if path.is_file() or (source and path.is_dir()) else None
+        return path if path.is_file() or (may_be_folder and path.is_dir()) else None
     except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown home, a name that none can have
         return None
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from tokenizers.trainers import WordPieceTrainer
 
 WIDTH, HEADS, LAYERS, INNER, POSITIONS = 64, 4, 2, 128, 64
 EPSILON = 1e-12
@@ -35,10 +34,13 @@ class Bert:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        made = Tokenizer(WordPiece(unk_token="[UNK]"))
+        letters = sorted(set("".join(CORPUS).lower()) - {" "})
+        words = sorted({word.strip(".,:") for text in CORPUS for word in text.lower().split()})
+        pieces = dict.fromkeys((*SPECIAL, *letters, *(f"##{one}" for one in letters), *words))
+        vocabulary = {piece: at for at, piece in enumerate(pieces)}
+        made = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
         made.normalizer = normalizers.BertNormalizer()
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.train_from_iterator(CORPUS, WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL))
         ends = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
         made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
         return made
@@ -87,7 +89,7 @@ class Bert:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(json.dumps(value))
         self.tokenizer.save(str(root / "tokenizer.json"))
-        external = {"save_as_external_data": True, "location": data, "size_threshold": 0} if data else {}
+        external = {"save_as_external_data": True, "location": data, "size_threshold": 256} if data else {}
         (root / "onnx").mkdir()
         onnx.save(self.onnx(), str(root / "onnx/model.onnx"), **external)
         return root
