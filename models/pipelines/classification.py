@@ -26,7 +26,7 @@ def derive(said: Mapping[str, Any]) -> ImageClassification | None:
         raise BadFile(f"{SAYS} asks for {unknown[0]!r}, which is not supported")
     try:
         return ImageClassification.model_validate({"kind": "image-classification", **_fields(says)})
-    except (ValidationError, KeyError, TypeError, ValueError) as error:
+    except (ValidationError, LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise BadFile(f"{SAYS} cannot be followed: {str(error)[:300]}") from None
 
 
