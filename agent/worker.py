@@ -35,7 +35,7 @@ from agent.frames import (
     ToWorker,
 )
 from agent.link import AgentGone, send
-from agent.pace import LEAST, Pace
+from agent.pace import Pace
 from agent.rehearsal import calibrate, engine_factory, probe
 from agent.request import Chunk
 from agent.scheduler import Plan, Scheduler
@@ -59,6 +59,7 @@ class Worker:
         info = engine.info
         self._scheduler = Scheduler(info.slots, info.context, pace, info.trims)
         self._embedder = Embedder(info.embedding) if info.embedding else None
+        self._embed_pace = pace.for_other_work(info.embedding.step if info.embedding else 1)
         self._starts: deque[Start] = deque()  # not tokenised yet
         self._said: list[Said] = []
         self._arrivals = 0
@@ -150,11 +151,12 @@ class Worker:
         self._embedder.add(start, tokens, (-start.priority, self._arrivals))
 
     def _embed(self, plan: Plan) -> None:
-        """A piece of what is to be embedded, after the step of `plan` and as long as one at most."""
+        """A piece of what is to be embedded, after the step of `plan`; a short one beside others' rows."""
         if not self._embedder:
             return
-        budget = max(LEAST, self._scheduler.pace.piece(plan.rows) - plan.prompt_tokens)
-        said, tokens = self._embedder.step(self._engine, budget)
+        begun = time.monotonic()
+        said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        self._embed_pace.took(0, 0, tokens, time.monotonic() - begun)
         self._said += said
         self._embedded += len(said)
         self._prompt_tokens += tokens
