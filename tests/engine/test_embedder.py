@@ -120,6 +120,18 @@ def test_a_text_that_is_given_up_leaves_nothing_in_its_slot() -> None:
     assert (said.id, value(said)) == ("stays", 60)
 
 
+def test_a_slot_whose_text_is_given_up_takes_no_room_from_others() -> None:
+    embedder, engine = Embedder(replace(PIECES, step=40)), Sums()
+    add(embedder, "first", [1] * 50)
+    add(embedder, "gone", [1] * 50)  # in the second slot
+    for budget in (40, 20):
+        embedder.step(engine, budget)  # type: ignore[arg-type]
+    embedder.remove("gone")
+    add(embedder, "large", [1] * 100)  # in the first, and all the room
+    (said,) = run(embedder, engine, 40)
+    assert value(said) == 100
+
+
 def test_those_past_their_deadlines_are_named_wherever_they_are() -> None:
     embedder = Embedder(replace(PIECES, slots=1))
     for id, deadline in (("running", 5.0), ("waiting", 5.0), ("patient", None)):
