@@ -33,9 +33,9 @@ class Sums:
             held = self.held.setdefault(piece.slot, [])
             assert len(held) == piece.start
             held.extend(piece.tokens)
+            assert sum(map(len, self.held.values())) <= 100, "the KV is full"
             if piece.last:
                 found.append(struct.pack("<f", sum(self.held.pop(piece.slot))))
-        assert sum(map(len, self.held.values())) <= 100
         return found
 
 
