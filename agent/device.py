@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from agent.config import Settings
 from agent.model_settings import ModelSettings
 from agent.offered import Offered
 from agent.probe import Measured, Probes
+from models.pipelines.table import Pipeline
 
 DEFAULT_CONTEXT = 4096  # tokens
 DEFAULT_SLOTS = 32  # with a GPU; on a CPU more rows hardly gain anything, and each slot takes memory
@@ -38,14 +40,18 @@ async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any
     """What the Worker's Engine is started with; see the Engines in engines/ for the names."""
     if offered.remote is not None:
         return {"keys": str(settings.data_dir / "keys")}  # where the file of its key would be
-    trial = trial_of(settings, offered.name, "llama" if offered.tensors is None else "onnx")
+    kind = "llama" if offered.tensors is None else "onnx"
+    about = pipeline_settings(offered.pipeline, offered.folder) | (
+        {"encoder": True} if offered.encoder else {}
+    )
+    trial = trial_of(settings, offered.name, kind, about)
     chosen = Measured({}, None)
     if trial and not trial.decided:
         probes = Probes(settings.data_dir / "probes.json")
         chosen = await probes.choose(trial.engine, offered.path, offered.size, trial.basic, trial.candidates)
     own = settings.of(offered.name)
     if offered.tensors is None or trial is None:
-        return _text_settings(own, offered, chosen.choice)
+        return {**_text_settings(own, offered, chosen.choice), **about}
     return _tensor_settings(own, trial.basic, chosen.choice or trial.candidates[0], chosen.seconds)
 
 
@@ -63,14 +69,23 @@ class Trial:
         return self.engine == "onnx" and len(self.candidates) == 1
 
 
-def trial_of(settings: Settings, model: str, kind: str) -> Trial | None:
-    """For this Model's file, of kind "llama" or "onnx"; None: its Engine is of another make."""
+def trial_of(settings: Settings, model: str, kind: str, about: Mapping[str, Any]) -> Trial | None:
+    """For this Model's file, of kind "llama" or "onnx"; None: its Engine is of another make.
+
+    `about` are engine settings that come of the file: its pipeline, or that it is an encoder.
+    """
     here, own = settings.of(model), settings.own(model)
     if kind == "onnx":
-        return Trial("onnx", {"gpu": here.gpu_layers != 0}, tensor_candidates(here, own))
+        return Trial("onnx", {"gpu": here.gpu_layers != 0, **about}, tensor_candidates(here, own))
     if settings.engine != "llama":
         return None
-    return Trial("llama", {**_basic(here), **TRIAL}, kv_candidates(here))
+    candidates = kv_candidates(here)[: 1 if "encoder" in about else None]  # it has no cache
+    return Trial("llama", {**_basic(here), **TRIAL, **about}, candidates)
+
+
+def pipeline_settings(pipeline: Pipeline | None, folder: str) -> dict[str, Any]:
+    """What the Worker is told of it, and of where its files lie."""
+    return {} if pipeline is None else {"pipeline": pipeline.model_dump(), "folder": folder}
 
 
 def tensor_candidates(settings: Settings, own: ModelSettings) -> list[dict[str, Any]]:
@@ -110,6 +125,8 @@ def _basic(settings: Settings) -> dict[str, Any]:
 
 def _text_settings(settings: Settings, offered: Offered, chosen: dict[str, Any]) -> dict[str, Any]:
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
+    if offered.encoder and offered.trained_context:
+        context = min(context, offered.trained_context)  # it has no positions beyond
     return {
         "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
         "context": context,

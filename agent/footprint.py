@@ -87,7 +87,9 @@ def _context(settings: Mapping[str, Any]) -> int:
 
 
 def _cache(header: Header, settings: Mapping[str, Any]) -> int:
-    """Resident from the start: llama.cpp clears it."""
+    """Resident from the start: llama.cpp clears it. An encoder has none."""
+    if header.encoder:
+        return 0
     cells = int(settings["slots"]) * _context(settings)
     return int(cells * kv_bytes(header, str(settings["kv_type"])))
 

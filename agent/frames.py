@@ -34,6 +34,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     echo: bool = False
     messages: tuple[Message, ...] | None = None  # a chat for a model with its own template; then no `prompt`
     template_kwargs: Mapping[str, Any] = {}  # for that template
+    embed: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -93,7 +94,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
 class Beat(msgspec.Struct, frozen=True, tag=True):
     """Worker to agent, at each step and at least each half second: the loop lives, and what it did.
 
-    Counters (`steps` to `padded`) grow since the Worker's start; the rest are of this moment.
+    Counters (`steps` to `embedded`) grow since the Worker's start; the rest are of this moment.
     """
 
     said: list[Said] = []
@@ -104,6 +105,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     generated_tokens: int = 0
     cached_tokens: int = 0
     padded: int = 0
+    embedded: int = 0  # texts that vectors were made of
     kv_used: float = 0.0  # share of all slots' positions that active Sequences hold
     step_seconds: float = 0.0  # of the last step
     batch: int = 0  # Sequences in the last step
@@ -112,7 +114,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     @property
     def fruitful(self) -> bool:
         """Whether this Worker has done something for somebody."""
-        return self.generated_tokens > 0
+        return self.generated_tokens + self.embedded > 0
 
 
 class Answered(msgspec.Struct, frozen=True, array_like=True):

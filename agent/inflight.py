@@ -46,7 +46,8 @@ class InFlight:
         if said.chunk is None:
             self.take(said.id)
             return self.fail(job, _error(said))
-        self._time(job)
+        if not job.request.embed:
+            self._time(job)
         job.tokens += said.chunk.tokens
         job.ticket.put(said.chunk)
         if said.chunk.finish:

@@ -68,11 +68,16 @@ class Job:
             echo=request.echo,
             messages=tuple(request.messages or ()) if as_messages else None,
             template_kwargs=request.template_kwargs if as_messages else {},
+            embed=request.embed,
         )
 
 
 def check(request: Request, model: Offered, settings: Settings) -> None:
     """What can be told before the Worker counts tokens. Raises BadRequest."""
+    if model.encoder and not request.embed:
+        raise BadRequest(f"{model.name} makes embeddings alone: ask it by /v1/embeddings", param="model")
+    if request.embed and model.remote:
+        raise BadRequest(f"{model.name} is a remote model: ask its own server for embeddings", param="model")
     if request.messages is not None and model.template is None and model.remote is None:
         raise BadRequest(
             f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
@@ -81,7 +86,8 @@ def check(request: Request, model: Offered, settings: Settings) -> None:
         raise BadRequest(f"max_tokens is over this node's {settings.max_tokens}", param="max_tokens")
     if model.context is None:
         return
-    if isinstance(request.prompt, tuple) and len(request.prompt) >= model.context:
+    most = model.context if request.embed else model.context - 1
+    if isinstance(request.prompt, tuple) and len(request.prompt) > most:
         raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
     check_size(_size(request), model)
 

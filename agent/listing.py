@@ -54,7 +54,8 @@ def _part(live: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _remembered(settings: Settings, version: Version, probes: Probes) -> Mapping[str, Any]:
-    trial = device.trial_of(settings, version.model, version.manifest.engine)
+    about = device.pipeline_settings(version.manifest.pipeline, str(version.folder))
+    trial = device.trial_of(settings, version.model, version.manifest.engine, about)
     if trial is None:
         return {}
     if trial.decided:

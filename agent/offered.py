@@ -9,6 +9,7 @@ from typing import Any
 from agent.engines.engine import EngineInfo, TensorInfo
 from models import onnx
 from models.gguf import Header
+from models.pipelines.table import Pipeline, TextEmbedding
 from models.remote import Remote
 
 
@@ -23,8 +24,10 @@ class Offered:
     tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token", "eos_token": for the template
     trained_context: int | None = None  # tokens
     header: Header | None = field(default=None, repr=False)
-    tensors: onnx.Header | None = None  # of an ONNX file
     remote: Remote | None = None  # of a Model that another server runs
+    tensors: onnx.Header | None = None  # of an ONNX file, or those of its pipeline, if it has one
+    pipeline: Pipeline | None = None
+    folder: str = ""  # where its files lie by their names, if there are several
     info: EngineInfo | TensorInfo | None = None  # None: not loaded
 
     @property
@@ -63,6 +66,20 @@ class Offered:
         return self.info.runners if isinstance(self.info, TensorInfo) else None
 
     @property
+    def encoder(self) -> bool:
+        """Whether it makes vectors of texts alone."""
+        return self.header is not None and self.header.encoder
+
+    @property
+    def dimensions(self) -> int | None:
+        """Of its vectors, where it makes any and that is known."""
+        if isinstance(self.pipeline, TextEmbedding):
+            return self.pipeline.dimensions
+        if isinstance(self.info, EngineInfo) and self.info.embedding:
+            return self.info.embedding.dimensions
+        return self.header.embedding_length if self.header else None
+
+    @property
     def platform(self) -> str:
         """What kind of file it is, as the Open Inference Protocol asks."""
         if self.remote is not None:
@@ -83,6 +100,8 @@ class Offered:
         shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}
         if not self.makes_tensors:
             shown["context"] = self.context
+        if self.pipeline is not None:
+            shown["pipeline"] = self.pipeline.kind
         if self.info:
             shown |= {"engine": self.info.engine, "device": self.info.device}
             shown["details"] = dict(self.info.details)

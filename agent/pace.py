@@ -24,6 +24,10 @@ class Pace:
         self._token: float | None = None  # seconds a prompt token adds
         self.pass_s = self.row_s = 0.0
 
+    def for_other_work(self, batch: int) -> Pace:
+        """With the same target, for steps of another cost: it has learnt nothing yet."""
+        return Pace(self._target, batch)
+
     def piece(self, rows: int) -> int:
         """Prompt tokens for a step that decodes `rows` Sequences."""
         if self._fixed is not None:

@@ -123,8 +123,8 @@ async def run_trials(engine: str, path: str, settings: Choice, candidates: list[
 
 
 def _key(engine: str, path: str, settings: Choice, candidates: list[Choice]) -> str:
-    """What an answer depends on; of the shelf's files the name is the content's."""
-    return f"{Path(path).name} {engine} {_software(engine)} {_cpu()} {json.dumps([settings, candidates])}"
+    """What an answer depends on; the whole path, since many a folder has a model.onnx."""
+    return f"{path} {engine} {_software(engine)} {_cpu()} {json.dumps([settings, candidates])}"
 
 
 def _software(engine: str) -> str:

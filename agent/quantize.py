@@ -48,7 +48,7 @@ async def better(
 
     What is not kept of the copies goes; the original stays on the shelf in any case.
     """
-    trial = device.trial_of(settings, version.model, version.manifest.engine)
+    trial = device.trial_of(settings, version.model, version.manifest.engine, {})
     if version.manifest.engine != "onnx" or trial is None:
         raise _is_gguf(version.model)
     need, there = footprint.TENSOR_PROCESS + MEMORY * version.size, memory.available()
@@ -135,8 +135,9 @@ async def _kept(version: Version, made: Path, shelf: Shelf, meter: Meter) -> Ver
     return await asyncio.to_thread(
         shelf.add,
         version.model,
-        [Staged(file, fetched.path)],
+        [Staged(file, fetched.path), *(Staged(other, None) for other in version.manifest.files[1:])],
         engine="onnx",
+        pipeline=version.manifest.pipeline,
         source=version.manifest.source,
         made_from=version.version,
     )

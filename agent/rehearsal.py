@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from agent.engines.engine import Engine, EngineError, EngineFactory, Piece
+from agent.engines.engine import EmbedPiece, Engine, EngineError, EngineFactory, Piece
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
 from agent.tensor_trial import trials
@@ -73,6 +73,17 @@ def rehearse(engine: Engine, brief: bool) -> float:
     return 40 * min(prompts) / (depth // 2) + 64 * min(steps) / rows
 
 
+def rehearse_texts(engine: Engine) -> float:
+    """Seconds that a vector of 64 tokens costs, the better of two."""
+
+    def timed() -> float:
+        begun = time.monotonic()
+        engine.embed([EmbedPiece(0, 0, [1] * 64, last=True)], ())
+        return time.monotonic() - begun
+
+    return min(timed(), timed())
+
+
 def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[dict[str, Any]]) -> None:
     """Lines of JSON, [index, seconds]: null where a candidate does not work; a later line corrects one."""
 
@@ -94,7 +105,7 @@ def _rehearsals(
         seconds: float | None
         try:
             loaded = load(candidate)
-            seconds = rehearse(loaded, brief)
+            seconds = rehearse(loaded, brief) if loaded.info.generates else rehearse_texts(loaded)
             loaded.close()
         except EngineError:
             seconds = None

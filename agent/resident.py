@@ -241,7 +241,10 @@ def describe(version: Version) -> Offered:
         there = remote.read(version.path)
         return replace(offered, remote=there, trained_context=there.context)
     if version.manifest.engine == "onnx":
-        return replace(offered, tensors=onnx.read_header(version.path))
+        tensors, pipeline = onnx.read_header(version.path), version.manifest.pipeline
+        if pipeline is not None:
+            tensors = replace(tensors, inputs=pipeline.inputs, outputs=pipeline.outputs)
+        return replace(offered, tensors=tensors, pipeline=pipeline, folder=str(version.folder))
     header = read_header(version.path)
     return replace(
         offered,

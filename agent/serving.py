@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from agent.embedding import Embedding, EmbeddingTicket, OfTensors, OfTexts, pipeline_of
 from agent.errors import AgentError, BadRequest, ModelNotFound, Unavailable
 from agent.job import TextTicket
 from agent.offered import Offered
@@ -65,6 +66,14 @@ class Serving:
         except AgentError as error:
             self._telemetry.refused.labels(code=error.code).inc()
             raise
+
+    def embed(self, asked: Embedding) -> EmbeddingTicket:
+        """Take an Embedding in. Raises as `submit` does."""
+        lane = self._find(asked.model)
+        if not isinstance(lane, TensorLane):
+            return OfTexts(self.submit_all(asked.requests()))
+        pipeline = pipeline_of(lane.model)
+        return OfTensors(self.infer(asked.inference()), pipeline)
 
     def offered(self) -> list[Offered]:
         """What can be asked by a Model's name, loaded or not; the default first."""

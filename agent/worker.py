@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.batcher import Batcher
+from agent.embedder import Embedder
 from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorEngine, TensorInfo
 from agent.frames import (
     Beat,
@@ -58,23 +59,26 @@ class Worker:
         self._reader = Reader(ToWorker)
         info = engine.info
         self._scheduler = Scheduler(info.slots, info.context, pace, info.trims)
+        self._embedder = Embedder(info.embedding) if info.embedding else None
+        self._embed_pace = pace.for_other_work(info.embedding.step if info.embedding else 1)
         self._starts: deque[Start] = deque()  # not tokenised yet
         self._said: list[Said] = []
         self._arrivals = 0
-        self._steps = self._prompt_tokens = self._generated = self._cached = self._padded = 0
+        self._steps = self._prompt_tokens = self._generated = self._cached = self._padded = self._embedded = 0
         self._last_step = 0.0
         self._last_batch = 0
         self._stopping = False
 
     def run(self) -> None:
         while not self._stopping:
-            busy = bool(self._scheduler.running or self._scheduler.waiting or self._starts)
+            busy = bool(self._scheduler.running or self._scheduler.waiting or self._starts or self._embedder)
             self._receive(0 if busy else IDLE_BEAT)
             self._take_in()
             self._drop_late()
             plan = self._scheduler.plan()
             if plan.pieces:
                 self._emit(plan, self._step(plan))
+            self._embed(plan)
             self._beat()
 
     def _receive(self, timeout: float) -> None:
@@ -92,7 +96,7 @@ class Worker:
                 self._starts.append(frame)
             case Cancel():
                 self._starts = deque(start for start in self._starts if start.id != frame.id)
-                self._scheduler.remove(frame.id)
+                self._drop(frame.id)
             case Stop():
                 self._stopping = True
 
@@ -110,13 +114,15 @@ class Worker:
             text = f"the prompt has more than {MOST_CONTROLS} control tokens"
             return self._refuse(start.id, "invalid_request", text)
         prompt = engine.tokenize(start.prompt) if isinstance(start.prompt, str) else list(start.prompt)
-        context = engine.info.context
         if not prompt:
             return self._refuse(start.id, "invalid_request", "the prompt has no tokens")
         if any(not 0 <= token < engine.info.vocabulary for token in prompt):
             return self._refuse(
                 start.id, "invalid_request", "the prompt has a token id outside the vocabulary"
             )
+        if start.embed:
+            return self._start_embedding(start, prompt)
+        context = engine.info.context
         if any(token >= engine.info.vocabulary for token in start.sampling.logit_bias):
             return self._refuse(
                 start.id, "invalid_request", "logit_bias has a token id outside the vocabulary"
@@ -135,10 +141,38 @@ class Worker:
             order = (-start.priority, self._arrivals)
             self._scheduler.add(Sequence(group, index, limit, sampler, Text(start.stop), order))
 
+    def _start_embedding(self, start: Start, tokens: list[int]) -> None:
+        info = self._engine.info.embedding
+        if info is None or self._embedder is None:
+            return self._refuse(start.id, "invalid_request", "this model makes no embeddings")
+        if len(tokens) > info.context:
+            text = f"an input has {len(tokens)} tokens, and this model takes {info.context} here"
+            return self._refuse(start.id, "context_length_exceeded", text)
+        self._arrivals += 1
+        self._embedder.add(start, tokens, (-start.priority, self._arrivals))
+
+    def _embed(self, plan: Plan) -> None:
+        """A piece of what is to be embedded, after the step of `plan`; a short one beside others' rows."""
+        if not self._embedder:
+            return
+        begun = time.monotonic()
+        said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        self._embed_pace.took(0, 0, tokens, time.monotonic() - begun)
+        self._said += said
+        self._embedded += len(said)
+        self._prompt_tokens += tokens
+
     def _drop_late(self) -> None:
-        for request in self._scheduler.expired(time.monotonic()):
-            self._scheduler.remove(request)
+        now = time.monotonic()
+        late = self._scheduler.expired(now) + (self._embedder.expired(now) if self._embedder else [])
+        for request in late:
+            self._drop(request)
             self._refuse(request, "deadline_exceeded", "the deadline has passed")
+
+    def _drop(self, request: str) -> None:
+        self._scheduler.remove(request)
+        if self._embedder:
+            self._embedder.remove(request)
 
     def _step(self, plan: Plan) -> list[Drawn]:
         begun = time.monotonic()
@@ -169,16 +203,17 @@ class Worker:
         self._said.append(Said(request, None, code, message))
 
     def _beat(self) -> None:
-        scheduler = self._scheduler
+        scheduler, embedder = self._scheduler, self._embedder
         beat = Beat(
             said=self._said,
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            running=len(scheduler.running) + (len(embedder.running) if embedder else 0),
+            waiting=len(scheduler.waiting) + (len(embedder.waiting) if embedder else 0),
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated,
             cached_tokens=self._cached,
             padded=self._padded,
+            embedded=self._embedded,
             kv_used=scheduler.kv_used(),
             step_seconds=self._last_step,
             batch=self._last_batch,
@@ -226,7 +261,8 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
             )
-            calibrate(loaded, pace)
+            if loaded.info.generates:
+                calibrate(loaded, pace)
             send(link, Ready(loaded.info))
             Worker(loaded, link, pace).run()
         loaded.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from models import gguf, onnx, remote
 from models.errors import BadFile
@@ -20,8 +21,11 @@ def may_be_model(start: bytes | bytearray) -> bool:
     return start[:4] == gguf.MAGIC or start[:1] == bytes([_ONNX_STARTS_WITH])
 
 
-def engine_for(path: Path) -> str:
-    """Check a model's file: "llama", "onnx", "openai" or "triton". BadFile: what is wrong; OSError."""
+def engine_for(path: Path, files: Sequence[str] = ("model",)) -> str:
+    """Check a model's file: "llama", "onnx", "openai" or "triton". BadFile: what is wrong; OSError.
+
+    `files` are the paths of its Version's files, its own first: external data must be among them.
+    """
     with path.open("rb") as file:
         start = file.read(4)
     if start == gguf.MAGIC:
@@ -33,10 +37,11 @@ def engine_for(path: Path) -> str:
         return _remote_engine(path)
     if not may_be_model(start):
         return _refuse(start)
-    if external := onnx.read_header(path).external:
-        raise BadFile(
-            f"its weights lie in other files ({external[0][:100]}, ...): save it with its data inside"
-        )
+    for needed in external_files(files[0], onnx.read_header(path)):
+        if needed not in files[1:]:
+            raise BadFile(
+                f"some of its data lies in {needed[:100]!r}, which is not there: pull the whole folder"
+            )
     return "onnx"
 
 
@@ -45,6 +50,20 @@ def _remote_engine(path: Path) -> str:
         return remote.read(path).engine
     except BadFile as error:
         raise BadFile(f"not a GGUF or ONNX file, nor a remote model's description: {error}") from None
+
+
+def external_files(model: str, header: onnx.Header) -> list[str]:
+    """Paths, beside the model's own in its Version, of the files that hold its data. BadFile: one escapes."""
+    folder = PurePosixPath(model).parent
+    found: dict[str, None] = {}
+    for location in header.external:
+        path = PurePosixPath(location)
+        if not location or path.is_absolute() or ".." in path.parts or "\\" in location:
+            raise BadFile(
+                f"its data lies in {location[:100]!r}: the place must be relative, and without '..'"
+            )
+        found[str(folder / path)] = None
+    return list(found)
 
 
 def _refuse(start: bytes) -> str:

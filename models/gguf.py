@@ -23,6 +23,11 @@ MAGIC = b"GGUF"
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1_024  # llama.cpp's LLAMA_MAX_EXPERTS
 MAX_VOCABULARY = 2 * 1024 * 1024  # tokens; the largest known has 262,144
+ENCODERS = {
+    *("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+    *("eurobert", "gemma-embedding"),
+}
+"""Architectures that look both ways, whether their files say so or not."""
 MAX_COUNT = 2**31 - 1  # llama.cpp keeps lengths in 32 bits
 
 
@@ -58,6 +63,14 @@ class Header:
     bos_token: str | None
     eos_token: str | None
     chat_template: str | None = field(repr=False)
+
+    @property
+    def encoder(self) -> bool:
+        """Whether it looks both ways, and so makes vectors of texts but no texts."""
+        return (
+            self.metadata.get(f"{self.architecture}.attention.causal") is False
+            or self.architecture in ENCODERS
+        )
 
 
 def read_header(path: Path) -> Header:

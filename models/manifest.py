@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from models.pipelines.table import Pipeline
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"  # of a Model: no slash, and never "." or ".."
 VERSION_DIGITS = 12
 
@@ -49,6 +51,15 @@ class Manifest(_Frozen):
     made_from: Annotated[str, StringConstraints(pattern=rf"^([0-9a-f]{{{VERSION_DIGITS}}})?$")] = ""
     """The Version that this one was quantised from on this device; "": it was pulled."""
     created: int = Field(ge=0)  # when it came to this shelf, unix seconds
+    pipeline: Pipeline | None = None  # what its Worker does before and after the model
+
+    @model_validator(mode="after")
+    def _files_have_names_of_their_own(self) -> Manifest:
+        names = {file.path for file in self.files}
+        folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+        if len(names) < len(self.files) or names & folders:
+            raise ValueError("two files have the same path, or one is where another has a folder")
+        return self
 
     @model_validator(mode="after")
     def _version_is_of_the_files(self) -> Manifest:
@@ -62,7 +73,7 @@ class Manifest(_Frozen):
 
     def to_bytes(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8; the same Manifest always gives the same bytes."""
-        document = self.model_dump(mode="json")
+        document = self.model_dump(mode="json", exclude_none=True)
         if not self.made_from:
             del document["made_from"]  # as those who do not know it write, and read
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -74,6 +85,10 @@ class Manifest(_Frozen):
 
 
 def version_of(files: tuple[File, ...]) -> str:
-    """The short digest over the files' digests: the same content has the same Version."""
-    digests = "".join(f"{file.sha256}\n" for file in files)
-    return hashlib.sha256(digests.encode()).hexdigest()[:VERSION_DIGITS]
+    """The short digest over the files' digests: the same content has the same Version.
+
+    Of several files the names count too: the Engine finds them by these.
+    """
+    named = len(files) > 1
+    lines = (f"{file.sha256} {file.path}\n" if named else f"{file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:VERSION_DIGITS]

@@ -2,6 +2,8 @@
 
     blobs/sha256-<hex>                  files, by content; each is shared by all Versions that have it
     manifests/<model>/<version>.json    a Version exists when this file does; it is written last
+    folders/<version>/<path>            of a Version of several files: hard links to its blobs by their names,
+                                        as the Engine looks for them; made anew where they are missing
     work/                               pulls in progress and interrupted ones (`sources/work.py`)
     lock                                held by whoever changes blobs or manifests
 
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +25,14 @@ import structlog
 from models import disk
 from models.errors import Damaged, NotOnShelf
 from models.manifest import File, Manifest, version_of
+from models.pipelines.table import Pipeline
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A whole Version. `path` is the file that an Engine opens; it has no extension."""
+    """A whole Version. `path` is the file that an Engine opens; of a single file, it has no extension."""
 
     manifest: Manifest
     path: Path
@@ -44,6 +49,11 @@ class Version:
     def size(self) -> int:
         """Bytes of all its files."""
         return self.manifest.size
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie by their paths. Only a Version of several files has one."""
+        return self.path.parents[self.manifest.files[0].path.count("/")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ class Shelf:
         self.work = root / "work"
         self._blobs = root / "blobs"
         self._manifests = root / "manifests"
+        self._folders = root / "folders"
 
     def versions(self) -> list[Version]:
         """Every whole Version, by Model, the newest first."""
@@ -92,6 +103,7 @@ class Shelf:
         source: str = "",
         etag: str = "",
         made_from: str = "",
+        pipeline: Pipeline | None = None,
     ) -> Version:
         """Put a Version on the shelf, durably. The files were verified by the caller."""
         files = tuple(one.file for one in staged)
@@ -108,6 +120,7 @@ class Shelf:
                 etag=etag,
                 made_from=made_from,
                 created=self._later(model),
+                pipeline=pipeline,
             )
             path = self._manifest_of(manifest)
             self._blobs.mkdir(exist_ok=True)
@@ -118,7 +131,7 @@ class Shelf:
                 disk.sync(changed)
             disk.write_lasting(path, manifest.to_bytes())
             self._drop_leftovers()
-        return Version(manifest, self._path(files[0]))
+        return self._whole(manifest)
 
     def prefer(self, version: Version) -> None:
         """Let it be the newest of its Model: the one that is served."""
@@ -175,6 +188,10 @@ class Shelf:
         for path in self._blobs.glob("*"):
             if path not in wanted:
                 path.unlink(missing_ok=True)
+        versions = {one.version for one in manifests if one}
+        for folder in self._folders.glob("*"):
+            if folder.name not in versions:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _manifest_paths(self) -> list[Path]:
         return sorted(self._manifests.glob("*/*.json"))
@@ -190,7 +207,20 @@ class Shelf:
         if any(self.blob(file) is None for file in manifest.files):
             log.warning("a Version's file is missing or cut: pull it again", manifest=str(path))
             return None
-        return Version(manifest, self._path(manifest.files[0]))
+        try:
+            return self._whole(manifest)
+        except FileNotFoundError:
+            return None  # removed meanwhile
+
+    def _whole(self, manifest: Manifest) -> Version:
+        """FileNotFoundError: a blob has gone."""
+        main = manifest.files[0]
+        if len(manifest.files) == 1:
+            return Version(manifest, self._path(main))
+        folder = self._folders / manifest.version
+        for file in manifest.files:
+            _link(self._path(file), folder, file.path)
+        return Version(manifest, folder / main.path)
 
     def _path(self, file: File) -> Path:
         return self._blobs / f"sha256-{file.sha256}"
@@ -205,6 +235,19 @@ def split_name(text: str) -> tuple[str, str | None]:
     if colon and not version:
         raise NotOnShelf(f"{text!r} names no version after the colon")
     return model, version or None
+
+
+def _link(blob: Path, folder: Path, name: str) -> None:
+    """Let the blob be found in the folder by this name. Without a lock: whoever comes later finds it done."""
+    path = folder / name
+    with contextlib.suppress(FileNotFoundError):
+        if path.samefile(blob):
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{secrets.token_hex(8)}.new"
+    fresh.hardlink_to(blob)
+    fresh.replace(path)
+    fresh.unlink(missing_ok=True)  # where another was quicker, replacing a file by itself does nothing
 
 
 def _not_there(model: str, version: str | None) -> NotOnShelf:

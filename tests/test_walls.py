@@ -26,18 +26,20 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpx": ("models/sources/", "agent/cli/node.py", "agent/engines/upstream.py"),
     "iotcore": ("agent/doors/mqtt/broker.py",),
     "jinja2": ("agent/templates.py",),
-    "llama_cpp": ("agent/engines/llama.py",),
+    "llama_cpp": ("agent/engines/llama",),
     "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/", "agent/engines/"),
     "numpy": ("agent/engines/",),
     "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
     "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
     "prometheus_client": ("agent/telemetry.py",),
+    "PIL": ("agent/engines/image_classification.py",),
     "pydantic": (
         "agent/canaries.py",
         "agent/config.py",
         "agent/duration.py",
         "agent/model_settings.py",
         "agent/doors/",
+        "agent/engines/pipelines.py",
         "agent/cli/node.py",
         "models/",
     ),
@@ -46,6 +48,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("agent/cli/screen.py",),
     "sqlite_utils": ("cloud_sync/",),
     "structlog": ("agent/", "cloud_sync/", "models/"),
+    "tokenizers": ("agent/engines/text_embedding.py",),
     "typer": ("agent/cli/app.py",),
     "uvloop": ("agent/cli/serve.py",),
 }
@@ -116,7 +119,9 @@ def test_only_a_worker_loads_the_native_engine() -> None:
     importers = {
         name(path) for path in FILES for each in imports(path) if each.startswith("agent.engines.llama")
     }
-    assert importers <= {"agent/engines/llama.py"}, "Workers find Engines by their entry points"
+    assert importers <= {"agent/engines/llama.py", "agent/engines/llama_embed.py"}, (
+        "Workers find Engines by their entry points"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "agent/doors").glob("*.py")), ids=name)

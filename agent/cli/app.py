@@ -17,7 +17,7 @@ HELP = """An inference agent for one device: quantised models over HTTP (OpenAI'
   autoglm serve              start the agent; the first time brings a model
   autoglm generate "Hello!"  ask it, from another terminal
   autoglm publish "Hello!"   ask it by MQTT (serve with --mqtt embedded)
-  autoglm pull SOURCE        bring a model: catalog name, file, URL, owner/repo
+  autoglm pull SOURCE        bring a model: catalog name, file, folder, URL, owner/repo
 """
 EPILOG = (
     "Settings: AUTOGLM_* variables and /etc/autoglm/agent.toml (docs/configuration.md). "
@@ -83,7 +83,7 @@ def serve(
 
 @app.command()
 def pull(
-    source: Annotated[str, typer.Argument(help="Catalog name, file, URL, or owner/repo[:file].")],
+    source: Annotated[str, typer.Argument(help="Catalog name, file, folder, URL, or owner/repo[:file].")],
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
     quantize: Annotated[
         bool, typer.Option("--quantize", metavar="", help="ONNX: keep an int8 version if it is better here.")

@@ -110,12 +110,10 @@ def remove(name: str, json: bool) -> None:
 
 
 def _meant(source: str) -> str:
-    """A file by its full path: the agent may have another working folder."""
+    """A file or folder by its full path: the agent may have another working folder."""
     if source.startswith((".", "/", "~")) or source.endswith((".gguf", ".onnx", "/")):
         path = Path(source).expanduser()
-        if path.is_dir():
-            raise UsageError(f"{source} is a folder: name the GGUF file in it")
-        if path.is_file():
+        if path.exists():
             return str(path.absolute())
     return source
 

@@ -43,6 +43,29 @@ class Drawn:
     logprob: TokenLogprob | None = None
 
 
+@dataclass(slots=True)
+class EmbedPiece:
+    """Some of a text's tokens, to make a vector of. Slots are the texts' in progress, apart from Pieces'."""
+
+    slot: int
+    start: int  # position of tokens[0]; at 0 the slot's former text is forgotten
+    tokens: Sequence[int]
+    last: bool  # they are the text's last: its vector is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedInfo:
+    """How an Engine makes vectors of texts. Counts are of tokens."""
+
+    dimensions: int
+    context: int  # of one text, at most
+    slots: int  # texts in progress at once
+    step: int  # of one step, at most, but for a `whole` text that is longer
+    room: int  # of all texts in progress
+    whole: bool  # a text cannot be cut into pieces
+    pooling: str  # "mean", "cls", "last"
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What a loaded Engine can do. `context` is in tokens, for each slot; sizes are in bytes."""
@@ -53,6 +76,8 @@ class EngineInfo:
     vocabulary: int
     device: str  # "cpu", "cuda"
     trims: bool = True  # whether part of a slot can be forgotten; recurrent models cannot
+    generates: bool = True  # False: it makes vectors alone
+    embedding: EmbedInfo | None = None  # None: it makes no vectors
     details: Mapping[str, Any] = field(default_factory=dict)  # for `status`: kv type, threads, ...
 
 
@@ -85,6 +110,12 @@ class Engine(Protocol):
     def step(self, batch: Sequence[Piece]) -> list[Drawn]:
         """Compute the batch; one Drawn for each Piece that has a sampler, in order. Raises EngineError."""
 
+    def embed(self, pieces: Sequence[EmbedPiece], dropped: Sequence[int]) -> list[bytes]:
+        """One vector for each Piece that is its text's last: of length 1, FP32, little endian.
+
+        `dropped` are slots whose texts were given up. Called only with an `info.embedding`. EngineError.
+        """
+
     def close(self) -> None: ...
 
 
@@ -114,7 +145,10 @@ class TensorEngine(Protocol):
         """Inputs that the model may take, of so many rows where it batches: numpy arrays by name."""
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        """numpy arrays by name -> one array for each output named. EngineError: these inputs do not do."""
+        """numpy arrays by name -> one array for each output named. EngineError: these inputs do not do.
+
+        Of BYTES, an input's elements are bytes, an output's bytes or str.
+        """
 
     def close(self) -> None: ...
 

@@ -1,7 +1,7 @@
 """llama.cpp, by llama-cpp-python's low-level API. Nothing else imports llama_cpp, and this only in a Worker.
 
 Settings (a mapping): slots, context (tokens a slot), threads, gpu_layers, kv_type, flash_attention,
-step_tokens, extra_bufts (false: without AMX and repacked weights).
+step_tokens, extra_bufts (false: without AMX and repacked weights), encoder (true: it makes vectors alone).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress
+from agent.engines.engine import Drawn, EmbedPiece, EngineError, EngineInfo, Piece, Progress
+from agent.engines.llama_batch import Batch
+from agent.engines.llama_embed import LlamaEmbedder
 from agent.engines.sampling import NumpySampler, Row, greatest, log_softmax
 from agent.request import Sampling, TokenLogprob
 
@@ -30,59 +32,26 @@ def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
         sys.stderr.write(text.decode("utf-8", "replace"))
 
 
-class Batch:
-    """A llama_batch in numpy memory, filled in place: nothing is allocated in a step."""
-
-    def __init__(self, size: int) -> None:
-        self._token = np.zeros(size, np.int32)
-        self._pos = np.zeros(size, np.int32)
-        self._count = np.ones(size, np.int32)
-        self._seq = np.zeros(size, np.int32)
-        self._logits = np.zeros(size, np.int8)
-        pointers = self._seq.ctypes.data + np.arange(size, dtype=np.uintp) * self._seq.itemsize
-        self._seq_pointers = pointers.astype(np.uintp)
-        self.struct = llama.llama_batch(
-            n_tokens=0,
-            token=_pointer(self._token, ctypes.c_int32),
-            embd=None,
-            pos=_pointer(self._pos, ctypes.c_int32),
-            n_seq_id=_pointer(self._count, ctypes.c_int32),
-            seq_id=_pointer(self._seq_pointers, ctypes.POINTER(ctypes.c_int32)),
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
-
-    def fill(self, pieces: Sequence[Piece]) -> None:
-        at = 0
-        for piece in pieces:
-            end = at + len(piece.tokens)
-            self._token[at:end] = piece.tokens
-            self._pos[at:end] = range(piece.start, piece.start + end - at)
-            self._seq[at:end] = piece.slot
-            self._logits[at:end] = 0
-            self._logits[end - 1] = piece.sampler is not None
-            at = end
-        self.struct.n_tokens = at
-
-
-def _pointer(array: NDArray[Any], kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
-
-
 class LlamaEngine:
     def __init__(self, path: str, settings: Mapping[str, Any], progress: Progress) -> None:
         llama.llama_log_set(_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         self._model = self._load(path, settings, progress)
         self._vocab = llama.llama_model_get_vocab(self._model)
-        self._ctx = self._open(settings)
-        self._memory = llama.llama_get_memory(self._ctx)
+        self._generates = not settings.get("encoder")
+        self._ctx = self._open(settings) if self._generates else None
+        self._memory = llama.llama_get_memory(self._ctx) if self._ctx else None
+        if self._generates and not self._memory:
+            raise EngineError("this is not a text generation model")
+        context = llama.llama_n_ctx_seq(self._ctx) if self._ctx else int(settings["context"])
+        self._embedder = LlamaEmbedder(self._model, settings, context, whole=not self._generates)
         self._vocabulary = llama.llama_vocab_n_tokens(self._vocab)
         self._batch = Batch(int(settings["step_tokens"]) + int(settings["slots"]))
         self._pieces: dict[int, bytes] = {}
         self._ends = {t for t in range(self._vocabulary) if llama.llama_vocab_is_eog(self._vocab, t)}
         self._controls = self._control_texts()
         self._banned = np.array(sorted(self._ends), np.intp)
-        self.info = self._describe(settings)
+        self.info = self._describe(settings, context)
         self._warm_up()
 
     def tokenize(self, text: str) -> list[int]:
@@ -139,8 +108,13 @@ class LlamaEngine:
         rows = np.ctypeslib.as_array(logits, shape=(len(samplers), self._vocabulary))
         return self._draw(rows, samplers)
 
+    def embed(self, pieces: Sequence[EmbedPiece], dropped: Sequence[int]) -> list[bytes]:
+        return self._embedder.embed(pieces, dropped)
+
     def close(self) -> None:
-        llama.llama_free(self._ctx)
+        self._embedder.close()
+        if self._ctx:
+            llama.llama_free(self._ctx)
         llama.llama_model_free(self._model)
 
     def _draw(self, rows: NDArray[np.float32], samplers: list[NumpySampler]) -> list[Drawn]:
@@ -214,16 +188,18 @@ class LlamaEngine:
             )
         return ctx
 
-    def _describe(self, settings: Mapping[str, Any]) -> EngineInfo:
+    def _describe(self, settings: Mapping[str, Any], context: int) -> EngineInfo:
         recurrent = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         gpu = llama.llama_supports_gpu_offload() and settings.get("gpu_layers") != 0
         return EngineInfo(
             engine="llama",
             slots=int(settings["slots"]),
-            context=llama.llama_n_ctx_seq(self._ctx),
+            context=context,
             vocabulary=self._vocabulary,
             device="cuda" if gpu else "cpu",
             trims=not recurrent,
+            generates=self._generates,
+            embedding=None if recurrent else self._embedder.info,
             details={
                 "threads": settings["threads"],
                 "kv_type": settings["kv_type"],
@@ -236,6 +212,9 @@ class LlamaEngine:
     def _warm_up(self) -> None:
         """Touch the weights and start the thread team, so that the first caller does not pay."""
         bos = max(llama.llama_vocab_bos(self._vocab), 0)
+        if not self._generates:
+            self.embed([EmbedPiece(0, 0, [bos, bos], last=True)], ())
+            return
         self.step([Piece(0, 0, [bos, bos])])
         llama.llama_synchronize(self._ctx)
         llama.llama_memory_clear(self._memory, True)

@@ -1,6 +1,7 @@
 """ONNX Runtime. Nothing else imports onnxruntime, and this only in a Worker.
 
-Settings (a mapping): threads (of one run), runners (runs at once), gpu (false: the CPU alone).
+Settings (a mapping): threads (of one run), runners (runs at once), gpu (false: the CPU alone), and where
+the Version has a pipeline: pipeline (as the Manifest has it), folder (of its files).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from agent.engines.engine import EngineError, Progress, TensorInfo
+from agent.engines.engine import EngineError, Progress, TensorEngine, TensorInfo
+from agent.engines.pipelines import wrapped
 from agent.engines.tensors import Array, dtype
 from models.onnx import TensorSpec
 
@@ -52,7 +54,12 @@ class OnnxEngine:
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         try:
-            found: list[Array] = self._session.run(list(outputs), dict(inputs))
+            given = {
+                name: _texts(array) if array.dtype == object else array for name, array in inputs.items()
+            }
+            found: list[Array] = self._session.run(list(outputs), given)
+        except EngineError:
+            raise
         except Exception as error:  # as above: wrong shapes for this model, most likely
             raise EngineError(_first_line(error)) from error
         return found
@@ -89,7 +96,17 @@ def _example(spec: TensorSpec, rows: int) -> Array:
     free = PICTURE if len(spec.shape) == 4 else TEXT
     shape = [size or (rows if at == 0 else free) for at, size in enumerate(spec.shape)]
     kind = dtype(spec.datatype)
-    return np.full(shape, "" if spec.datatype == "BYTES" else 1, kind)
+    return np.full(shape, b"" if spec.datatype == "BYTES" else 1, kind)
+
+
+def _texts(array: Array) -> Array:
+    """onnxruntime takes texts, not bytes."""
+    texts = np.empty(array.size, object)
+    try:
+        texts[:] = [element.decode() for element in array.ravel().tolist()]
+    except UnicodeDecodeError:
+        raise EngineError("an element of a BYTES input is not UTF-8") from None
+    return texts.reshape(array.shape)
 
 
 def _reason(error: Exception) -> str:
@@ -103,9 +120,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
 
 
-def load(path: str, settings: Mapping[str, Any], progress: Progress) -> OnnxEngine:
+def load(path: str, settings: Mapping[str, Any], progress: Progress) -> TensorEngine:
     """EngineError: the model cannot be loaded."""
-    return OnnxEngine(path, settings, progress)
+    return wrapped(OnnxEngine(path, settings, progress), settings)
 
 
 def main() -> None:

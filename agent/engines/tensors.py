@@ -40,11 +40,11 @@ def dtype(datatype: str) -> np.dtype[np.generic]:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """No copy, but for BYTES, which must be UTF-8. The door has checked that size and shape agree."""
+    """No copy, but for BYTES: objects of type bytes. The door has checked that size and shape agree."""
     if tensor.datatype == "BYTES":
-        texts = np.empty(len(tensor), object)
-        texts[:] = _texts(tensor.data)
-        return texts.reshape(tensor.shape)
+        values = np.empty(len(tensor), object)
+        values[:] = elements(tensor.data)
+        return values.reshape(tensor.shape)
     return np.frombuffer(tensor.data, _KINDS[tensor.datatype]).reshape(tensor.shape)
 
 
@@ -61,14 +61,6 @@ def to_tensor(name: str, array: Array) -> Tensor:
 def together(parts: Sequence[Array]) -> Array:
     """One batch, along the first axis."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _texts(data: bytes) -> list[str]:
-    """onnxruntime takes texts, not bytes."""
-    try:
-        return [element.decode() for element in elements(data)]
-    except UnicodeDecodeError:
-        raise EngineError("an element of a BYTES input is not UTF-8") from None
 
 
 def _framed(value: object) -> bytes:

@@ -33,6 +33,7 @@ class FromWeb:
     sha256: str | None = None
     size: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_model: bool = True  # not only a file that belongs to one
 
     @property
     def identity(self) -> str:
@@ -144,7 +145,7 @@ class _Download:
         part = self._part
         if not gathered:
             return
-        if part.done == 0 and not may_be_model(gathered):
+        if part.done == 0 and self._origin.is_model and not may_be_model(gathered):
             raise PullError(
                 f"{self._origin.shown} is not a GGUF or ONNX file (perhaps a web page, or an error text)"
             )

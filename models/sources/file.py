@@ -42,22 +42,25 @@ class FromFile:
         engine = await in_thread(engine_for, self.path)  # a wrong file is refused before it is copied
         target = folder / "file"
         # What people edit in place must not be the blob itself.
-        if engine in remote.ENGINES or not await in_thread(_share, self.path, target):
-            await self._copy(target, meter, shelf)
+        if engine in remote.ENGINES or not await in_thread(_link, self.path, target):
+            await copy(self.path, target, meter, shelf)
         return await checked(target, meter)
-
-    async def _copy(self, target: Path, meter: Meter, shelf: Shelf) -> None:
-        status = self.path.stat()
-        await in_thread(make_room, shelf, status.st_size, self.path.name)
-        with self.path.open("rb") as source, target.open("wb") as file:
-            while await in_thread(_copy_slice, source, file):
-                meter("copying", min(file.tell(), status.st_size), status.st_size)
-        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def is_blob(self, blob: Path) -> bool:
         """Whether the file is unchanged since it became this blob, as far as size and time tell."""
         mine, its = self.path.stat(), blob.stat()
         return (mine.st_size, mine.st_mtime_ns) == (its.st_size, its.st_mtime_ns)
+
+
+async def copy(path: Path, target: Path, meter: Meter, shelf: Shelf) -> None:
+    """A reflink if the file system gives one, else a copy in slices; the time of change stays."""
+    status = await in_thread(path.stat)
+    if not await in_thread(_reflink, path, target):
+        await in_thread(make_room, shelf, status.st_size, path.name)
+        with path.open("rb") as source, target.open("wb") as file:
+            while await in_thread(_copy_slice, source, file):
+                meter("copying", min(file.tell(), status.st_size), status.st_size)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 async def checked(path: Path, meter: Meter) -> Fetched:
@@ -70,21 +73,26 @@ async def checked(path: Path, meter: Meter) -> Fetched:
     return Fetched(path, size, digest.hexdigest())
 
 
-def _share(path: Path, target: Path) -> bool:
+def _link(path: Path, target: Path) -> bool:
     """A reflink or a hard link, if the file system gives one."""
-    target.unlink(missing_ok=True)
-    try:
-        with path.open("rb") as source, target.open("wb") as file:
-            fcntl.ioctl(file.fileno(), _FICLONE, source.fileno())
+    if _reflink(path, target):
         status = path.stat()
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except OSError:
-        target.unlink(missing_ok=True)
-    else:
         return True
     try:
         target.hardlink_to(path)
     except OSError:  # another disk, or not our file
+        return False
+    return True
+
+
+def _reflink(path: Path, target: Path) -> bool:
+    target.unlink(missing_ok=True)
+    try:
+        with path.open("rb") as source, target.open("wb") as file:
+            fcntl.ioctl(file.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
         return False
     return True
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from models.address import without_secrets
-from models.errors import BadSource
+from models.errors import BadFile, BadSource
 from models.manifest import NAME, File, version_of
 from models.shelf import Shelf, Staged, Version
 from models.sources import hub, web
 from models.sources.catalog import Entry, catalog
 from models.sources.download import FromWeb
 from models.sources.file import FromFile
+from models.sources.folder import FromFolder, survey
+from models.sources.hub_folder import FromHubFolder
 from models.sources.origin import Found, Origin
 from models.sources.progress import Meter
 from models.sources.threads import in_thread
@@ -37,8 +39,8 @@ async def find_out(source: str, name: str | None, meter: Meter) -> Found:
         if page := hub.as_hub_source(source):
             return await _from_hub(page, name, meter)
         return _from_url(source, name)
-    if path := await in_thread(_file, source):
-        return Found(name or _name(path.stem), _plain(path.name), str(path), FromFile(path))
+    if path := await in_thread(_local, source):
+        return await in_thread(_from_disk, path, name)
     if hub.SOURCE.match(source):
         return await _from_hub(source, name, meter)
     raise BadSource(f"{source!r} is no catalog name, file, URL or owner/repo{_similar(source)}")
@@ -59,7 +61,8 @@ async def _from_hub(source: str, name: str | None, meter: Meter) -> Found:
     asked, _, file = source.partition(":")
     repo, _, instead = catalog().instead_of(asked).partition(":")
     there = await hub.find_in_hub(repo, file or instead or None, meter)
-    return Found(name or _name(asked.partition("/")[2]), _plain(there.path), source, there.origin)
+    path = there.path if isinstance(there.origin, FromHubFolder) else _plain(there.path)
+    return Found(name or _name(asked.partition("/")[2]), path, source, there.origin)
 
 
 def _from_url(source: str, name: str | None) -> Found:
@@ -77,21 +80,38 @@ def _is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def _file(source: str) -> Path | None:
-    """The local file that is meant, if one is."""
+def _from_disk(path: Path, name: str | None) -> Found:
+    if path.is_file():
+        return Found(name or _name(path.stem), _plain(path.name), str(path), FromFile(path))
+    try:
+        origin = survey(path)
+    except BadFile as error:
+        raise type(error)(f"{path}: {error}") from error
+    main = origin.files[0]
+    if len(origin.files) > 1:
+        return Found(name or _name(path.name), main, str(path), origin)
+    return Found(name or _name(path.name), _plain(main), str(path), FromFile(path / main))
+
+
+def _local(source: str) -> Path | None:
+    """The local file or folder that is meant, if one is."""
     if path := _path(source):
         return path
     ending = source.endswith((".gguf", ".onnx", ".toml")) and ":" not in source
     if source.startswith((".", "/", "~")) or ending:
-        raise BadSource(f"there is no file {source!r}")
+        raise BadSource(f"there is no file or folder {source!r}")
     return None
 
 
 def _path(source: str) -> Path | None:
-    """The file of this name, links resolved; None if there is none."""
+    """The file or folder of this name, links resolved; None if there is none.
+
+    A folder is one only where it is written as a path: `models` or `owner/repo` may mean something else.
+    """
+    may_be_folder = source.startswith((".", "/", "~")) or source.endswith("/")
     try:
         path = Path(source).expanduser().resolve()
-        return path if path.is_file() else None
+        return path if path.is_file() or (may_be_folder and path.is_dir()) else None
     except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown home, a name that none can have
         return None
 
@@ -126,10 +146,15 @@ async def on_shelf(found: Found, shelf: Shelf) -> Version | None:
         if await _is_the_same(one, found.origin, found.source):
             if mine and one is mine[0] and one.manifest.source == found.source:
                 return one
-            main = Staged(one.manifest.files[0], None)
             kept = one.manifest
             return await in_thread(
-                shelf.add, found.model, [main], engine=kept.engine, source=found.source, etag=kept.etag
+                shelf.add,
+                found.model,
+                [Staged(file, None) for file in kept.files],
+                engine=kept.engine,
+                source=found.source,
+                etag=kept.etag,
+                pipeline=kept.pipeline,
             )
     return None
 
@@ -138,7 +163,7 @@ async def _is_the_same(version: Version, origin: Origin, source: str) -> bool:
     if version.manifest.made_from:
         return False  # nothing that is pulled brings it
     if origin.sha256 is not None:
-        return version.manifest.files[0].sha256 == origin.sha256
+        return [file.sha256 for file in version.manifest.files] == [origin.sha256]
     return version.manifest.source == source and await origin.is_unchanged(version)
 
 
@@ -166,7 +191,7 @@ def known(source: str, shelf: Shelf) -> Version | None:
     one = next((one for one in found if one.model in (source, own)), found[0])
     made_from = (one.model, one.manifest.made_from)
     pulled = next((other for other in versions if (other.model, other.version) == made_from), one)
-    changed = path and one.manifest.source == str(path) and not FromFile(path).is_blob(pulled.path)
+    changed = path and one.manifest.source == str(path) and not _is_still(path, pulled)
     return None if changed else one
 
 
@@ -175,3 +200,14 @@ def _has_content(version: Version, sha256: str | None) -> bool:
     if sha256 is None or version.manifest.files[0].sha256 == sha256:
         return True
     return version.manifest.made_from == version_of((File(path="-", size=0, sha256=sha256),))
+
+
+def _is_still(path: Path, version: Version) -> bool:
+    """Whether what lies there is unchanged since it became this Version."""
+    try:
+        origin = _from_disk(path, version.model).origin
+    except BadFile:
+        return False
+    if isinstance(origin, FromFolder):
+        return origin.is_version(version)
+    return isinstance(origin, FromFile) and origin.is_blob(version.path)

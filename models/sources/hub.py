@@ -13,6 +13,7 @@ from models.errors import BadSource, NotThere, PullError
 from models.manifest import Sha256
 from models.sources import web
 from models.sources.download import FromWeb
+from models.sources.hub_folder import FromHubFolder, HubPart, choose_onnx
 from models.sources.progress import Meter
 
 ENDPOINT = "https://huggingface.co"
@@ -26,7 +27,7 @@ PREFERRED = (
 )
 """Good text for the memory first, then what a small machine can still bear."""
 
-_PAGE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)(/(blob|resolve)/main/(?P<file>.+\.gguf))?/?$")
+_PAGE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)(/(blob|resolve)/main/(?P<file>.+\.(?:gguf|onnx)))?/?$")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix|lora|adapter|-vocab", re.IGNORECASE)
 
@@ -41,6 +42,7 @@ class _Listed(BaseModel):
 
     type: str
     path: str
+    oid: str = ""  # git's
     size: int = 0
     lfs: _Lfs | None = None
 
@@ -50,19 +52,30 @@ _LISTING = TypeAdapter(list[_Listed])
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository, and where to get it."""
+    """A model's file in a repository, and the way to it, and to what belongs to it."""
 
     path: str
-    origin: FromWeb
+    origin: FromWeb | FromHubFolder
 
 
 async def find_in_hub(repo: str, wanted: str | None, meter: Meter) -> HubFile:
     """The file of `owner/repo` to take: the one wanted (path, file name or "Q8_0"), or the best for most."""
     meter("looking up")
-    chosen = choose(repo, [row for row in await _list(repo) if row.type == "file"], wanted)
-    url = f"{_endpoint()}/{repo}/resolve/main/{quote(chosen.path)}"
-    digest, size = (chosen.lfs.oid, chosen.lfs.size) if chosen.lfs else (None, chosen.size)
-    return HubFile(chosen.path, FromWeb(url, digest, size, headers(url)))
+    rows = [row for row in await _list(repo) if row.type == "file"]
+    has_gguf = any(row.path.lower().endswith(".gguf") for row in rows)
+    asks_onnx = (wanted or "").lower().endswith(".onnx")
+    main = choose_onnx(repo, [row.path for row in rows], wanted) if asks_onnx or not has_gguf else None
+    if main is not None:
+        parts = {row.path: HubPart(_way(repo, row, row.path == main), row.oid) for row in rows}
+        return HubFile(main, FromHubFolder(main, parts))
+    chosen = choose(repo, rows, wanted)
+    return HubFile(chosen.path, _way(repo, chosen, True))
+
+
+def _way(repo: str, row: _Listed, is_model: bool) -> FromWeb:
+    url = f"{_endpoint()}/{repo}/resolve/main/{quote(row.path)}"
+    digest, size = (row.lfs.oid, row.lfs.size) if row.lfs else (None, row.size)
+    return FromWeb(url, digest, size, headers(url), is_model)
 
 
 def choose(repo: str, rows: list[_Listed], wanted: str | None) -> _Listed:
@@ -74,8 +87,8 @@ def choose(repo: str, rows: list[_Listed], wanted: str | None) -> _Listed:
     if not models:
         name = repo.partition("/")[2]
         raise NotThere(
-            f"{repo} holds no GGUF file: pull a quantised copy of it, often named {name}-GGUF ; or give "
-            "another file or owner/repo:file"
+            f"{repo} holds no GGUF or ONNX file: pull a quantised copy of it, often named {name}-GGUF ; or "
+            "give another file or owner/repo:file"
         )
     if not whole:
         raise BadSource(

@@ -1,4 +1,4 @@
-"""Where one file comes from, and the file once it has come."""
+"""Where a model comes from, and its files once they have come."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Fetched:
     size: int  # bytes
     sha256: str
     etag: str = ""
+    beside: tuple[tuple[str, Fetched], ...] = ()  # of a model of several files: the others, by their paths
 
 
 class Origin(Protocol):
-    """One way to a file. `sha256` is None where nobody promises one."""
+    """One way to a model. `sha256` is that of its one file; None where nobody promises one."""
 
     @property
     def identity(self) -> str:
@@ -43,7 +44,7 @@ class Found:
     """What a source means: the Model's name, its file's name, and the way to it."""
 
     model: str
-    file: str
+    file: str  # where there are several, the path of the one that an Engine opens
     source: str  # as the Manifest shows it, without secrets
     origin: Origin
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from models.errors import BadFile, ModelError, NoRoom, WrongDigest
 from models.format import engine_for
 from models.manifest import File
+from models.onnx import read_header
+from models.pipelines.derive import derive
 from models.shelf import Shelf, Staged, Version
 from models.sources import work
 from models.sources.find import find_out, on_shelf
-from models.sources.origin import Found, key_of
+from models.sources.origin import Fetched, Found, key_of
 from models.sources.progress import Meter, Report
 from models.sources.threads import in_thread
 
@@ -19,9 +23,9 @@ from models.sources.threads import in_thread
 async def pull(source: str, shelf: Shelf, *, name: str | None = None, report: Report) -> Version:
     """Put what `source` means on the shelf, as the Model `name` or as the source's own name, and return it.
 
-    A source is a catalog name, a GGUF or ONNX file, a remote model's description (TOML), an http(s) URL
-    (`#sha256=<hex>` pins it), or a Hugging Face `owner/repo[:file]`. Its own name is the catalog's, or
-    `repo`, or the file's without its ending.
+    A source is a catalog name, a GGUF or ONNX file, a remote model's description (TOML), a folder with one
+    and what belongs to it, an http(s) URL (`#sha256=<hex>` pins it), or a Hugging Face `owner/repo[:file]`.
+    Its own name is the catalog's, `repo`, the folder's, or the file's without its ending.
     What is there already is not fetched again; what was interrupted goes on from there.
     Raises ModelError; cancelling leaves only what a later pull can resume.
     """
@@ -56,11 +60,28 @@ async def _bring(found: Found, folder: Path, shelf: Shelf, meter: Meter) -> Vers
     fetched = await found.origin.fetch(folder, meter, shelf)
     if found.origin.sha256 not in (None, fetched.sha256):
         raise WrongDigest(f"{found.source}: the file's SHA-256 is {fetched.sha256}, not the promised one")
-    engine = await in_thread(engine_for, fetched.path)
-    staged = Staged(File(path=found.file, size=fetched.size, sha256=fetched.sha256), fetched.path)
+    files = [(found.file, fetched), *fetched.beside]
+    engine = await in_thread(engine_for, fetched.path, [name for name, _ in files])
+    pipeline = None
+    if engine == "onnx" and fetched.beside:
+        paths = {name: one.path for name, one in files}
+        pipeline = await in_thread(derive, paths, await in_thread(read_header, fetched.path))
     return await in_thread(
-        shelf.add, found.model, [staged], engine=engine, source=found.source, etag=fetched.etag
+        shelf.add,
+        found.model,
+        [Staged(_described(name, one), one.path) for name, one in files],
+        engine=engine,
+        source=found.source,
+        etag=fetched.etag,
+        pipeline=pipeline,
     )
+
+
+def _described(name: str, fetched: Fetched) -> File:
+    try:
+        return File(path=name, size=fetched.size, sha256=fetched.sha256)
+    except ValidationError:
+        raise BadFile(f"{name[:100]!r} cannot be the path of a file of a model") from None
 
 
 def _translated(error: OSError) -> ModelError:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.bodies import ChatBody, CompletionBody, EmbeddingBody
 from agent.doors.openai.requests import read
 from tests.support.agent import Agent
 
@@ -35,7 +35,7 @@ def test_the_page_is_where_a_browser_looks_first(echo_agent: Agent) -> None:
 
 def test_every_reference_in_the_schema_leads_somewhere(schema: Any) -> None:
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema)))
-    assert {"ChatBody", "CompletionBody", "PullBody", "ErrorBody"} <= names
+    assert {"ChatBody", "CompletionBody", "EmbeddingBody", "PullBody", "ErrorBody"} <= names
     assert names <= schema["components"]["schemas"].keys()
     assert "#/$defs" not in json.dumps(schema)
 
@@ -44,6 +44,7 @@ def test_every_route_is_in_the_schema_and_says_what_it_does(schema: Any) -> None
     assert schema["paths"].keys() == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/embeddings",
         "/v1/models",
         "/v1/models/{model}",
         "/api/models",
@@ -73,12 +74,12 @@ def test_every_route_is_in_the_schema_and_says_what_it_does(schema: Any) -> None
             assert operation["description"], path
 
 
-@pytest.mark.parametrize("kind", [ChatBody, CompletionBody])
+@pytest.mark.parametrize("kind", [ChatBody, CompletionBody, EmbeddingBody])
 def test_the_examples_are_accepted(schema: Any, kind: Any) -> None:
     for example in schema["components"]["schemas"][kind.__name__]["examples"]:
         assert read(json.dumps(example).encode(), kind)
 
 
 def test_every_field_that_is_honoured_is_documented(schema: Any) -> None:
-    for kind in (ChatBody, CompletionBody):
+    for kind in (ChatBody, CompletionBody, EmbeddingBody):
         assert schema["components"]["schemas"][kind.__name__]["properties"].keys() == kind.model_fields.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,8 @@ class Hub:
 
 
 def _row(path: str, data: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {"type": "file", "oid": "0" * 40, "size": len(data), "path": path}
-    if path.endswith((".gguf", ".safetensors")):
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    row: dict[str, Any] = {"type": "file", "oid": oid, "size": len(data), "path": path}
+    if path.endswith((".gguf", ".safetensors", ".onnx", ".onnx_data")):
         row |= {"lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 134}, "xetHash": "1" * 64}
     return row

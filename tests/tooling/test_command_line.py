@@ -268,7 +268,7 @@ def test_without_an_agent_a_command_says_how_to_start_one(
         (("generate", "Hi", "--model", "nope"), {}, "nope", 1),
         (("generate", ""), {}, "the prompt is empty", 2),
         (("pull", "no such thing"), {}, "no such thing", 1),
-        (("pull", "/tmp"), {}, "/tmp is a folder", 2),
+        (("pull", "/"), {}, "/: a folder must have a model.onnx, or one .onnx or .gguf file", 1),
         (("pull", __file__), {}, f"{__file__}: not a GGUF or ONNX file", 1),
         (("status",), {"AUTOGLM_HTTP_PORT": "eighty"}, "AUTOGLM_HTTP_PORT", 2),
         (("bench", "--clients", "none"), {}, "--clients", 2),

@@ -22,11 +22,16 @@ _PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
-class Ticket(Protocol):
+class Cancellable(Protocol):
+    """Any kind of Ticket."""
+
+    def cancel(self) -> None: ...
+
+
+class Ticket(Cancellable, Protocol):
     """What serving gives for a Request."""
 
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
-    def cancel(self) -> None: ...
 
 
 class WholeAnswer(Response):
@@ -37,7 +42,7 @@ class WholeAnswer(Response):
         self._tickets, self._answer = tickets, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _follow(self._tickets, receive):
+        async with follow(self._tickets, receive):
             async for prompt, chunk in _chunks(self._tickets):
                 self._answer.add(chunk, prompt)
         await json_response(self._answer.completion())(scope, receive, send)
@@ -53,7 +58,7 @@ class EventStream(Response):
         self._last = 0.0  # when something was sent; 0: nothing was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _follow(self._tickets, receive), self._pinging(send):
+        async with follow(self._tickets, receive), self._pinging(send):
             try:
                 async for prompt, chunk in _chunks(self._tickets):
                     await self._say(send, self._stream.events(chunk, prompt))
@@ -99,7 +104,7 @@ async def _chunks(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Chunk]]
 
 
 @asynccontextmanager
-async def _follow(tickets: Sequence[Ticket], receive: Receive) -> AsyncIterator[None]:
+async def follow(tickets: Sequence[Cancellable], receive: Receive) -> AsyncIterator[None]:
     """While inside, a client that disconnects ends the Tickets; leaving ends what is left of them."""
 
     async def watch() -> None:
@@ -124,6 +129,6 @@ async def _beside(task: asyncio.Task[None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def _cancel(tickets: Iterable[Ticket]) -> None:
+def _cancel(tickets: Iterable[Cancellable]) -> None:
     for ticket in tickets:
         ticket.cancel()

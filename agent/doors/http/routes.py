@@ -11,17 +11,19 @@ from starlette.responses import Response
 
 from agent.access import Caller
 from agent.doors.http.conversation import EventStream, WholeAnswer
+from agent.doors.http.embeddings import EmbeddingAnswer
 from agent.doors.http.errors import UnsupportedMedia, json_response
 from agent.doors.http.schema import documented
 from agent.doors.node_face import Node
 from agent.doors.openai.answers import Answer, Stream
-from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.bodies import ChatBody, CompletionBody, EmbeddingBody
+from agent.doors.openai.embeddings import check_dimensions, embedding
 from agent.doors.openai.requests import new_id, read, requests
 from agent.doors.openai.strict_json import LARGE
 from agent.errors import Cancelled, ModelNotFound
 from agent.offered import Offered
 
-B = TypeVar("B", ChatBody, CompletionBody)
+B = TypeVar("B", ChatBody, CompletionBody, EmbeddingBody)
 
 
 def openai_routes(node: Node) -> APIRouter:
@@ -36,6 +38,16 @@ def openai_routes(node: Node) -> APIRouter:
     async def completions(request: Request) -> Response:
         """Go on from a prompt, or from each of several."""
         return _answer(node, await _read(request, CompletionBody), request.state.caller)
+
+    @router.post("/embeddings", **documented(EmbeddingBody, "A vector for each input."))
+    async def embeddings(request: Request) -> Response:
+        """Make a vector of a text, or of each of several."""
+        body, caller = await _read(request, EmbeddingBody), request.state.caller
+        name = _name(node, body.model or "")
+        caller.needs_model(name)
+        check_dimensions(body, node.serving.find(name))
+        asked = embedding(body, node.settings, sender=caller.sender)
+        return EmbeddingAnswer(node.serving.embed(asked), body, name)
 
     @router.get("/models", **documented(None, "The models that this caller may use."))
     async def models(request: Request) -> Response:

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from agent.doors.openai.bodies import ChatBody, CompletionBody, PullBody
+from agent.doors.openai.bodies import ChatBody, CompletionBody, EmbeddingBody, PullBody
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -72,7 +72,7 @@ def add_docs(app: FastAPI) -> None:
 def _schema(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in (ChatBody, CompletionBody, PullBody)],
+        [(model, "validation") for model in (ChatBody, CompletionBody, EmbeddingBody, PullBody)],
         ref_template=_REFERENCE,
     )
     components = schema.setdefault("components", {})

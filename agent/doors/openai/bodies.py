@@ -13,6 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from agent.doors.openai.fields import (
     Biases,
     Content,
+    Inputs,
     LongText,
     Prompts,
     ShortText,
@@ -148,6 +149,25 @@ class TrialBody(_Strict):
 
     weight: float = Field(0, ge=0, le=100, description="Its percent of the model's traffic.")
     shadow: bool = Field(False, description="It answers copies when the node is quiet; nobody sees it.")
+
+
+class EmbeddingBody(_Strict):
+    """`POST /v1/embeddings`."""
+
+    model_config = _example(input=["An edge device is a small computer.", "So is a phone."])
+
+    model: ShortText | None = Field(None, description="Left out: the node's default model.")
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="The default is float.")
+    dimensions: int | None = Field(
+        None, ge=1, description="Only the first so many, made a vector of length 1 again."
+    )
+    user: ShortText | None = None
+    priority: int | None = Field(None, ge=0, le=9, description="9 is served first; the default is 5.")
+    timeout: float | None = Field(None, gt=0, le=86400, description="Seconds until the answer is useless.")
+    keep_alive: Duration | None = Field(
+        None, description="How long the model stays loaded after it: seconds, or 5m; negative: for ever."
+    )
 
 
 class PullBody(_Strict):

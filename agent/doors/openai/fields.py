@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 MAX_PROMPTS = 64
+MAX_INPUTS = 256  # texts to make vectors of
 MAX_CHARACTERS = 2_000_000  # of all messages, or all prompts, together
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
@@ -49,16 +51,16 @@ def _content(value: Any) -> str:
     return "\n".join(parts)
 
 
-def _prompts(value: Any) -> list[str | tuple[int, ...]]:
-    """OpenAI's four forms of `prompt` as a list of prompts."""
+def _prompts(value: Any, most: int = MAX_PROMPTS) -> list[str | tuple[int, ...]]:
+    """OpenAI's four forms of `prompt` and `input` as a list of prompts."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
         raise wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
     if value and type(value[0]) is int:
         value = [value]
-    if len(value) > MAX_PROMPTS:
-        raise wrong(f"must hold at most {MAX_PROMPTS} prompts")
+    if len(value) > most:
+        raise wrong(f"must hold at most {most} {'prompts' if most == MAX_PROMPTS else 'inputs'}")
     prompts = [_tokens(item) if isinstance(item, list) else text(item) for item in value]
     if not prompts or not all(prompts):
         raise wrong("must not be empty")
@@ -126,19 +128,13 @@ Content = Annotated[
     PlainValidator(_content),
     WithJsonSchema({"anyOf": [{"type": "string"}, _TEXT_PARTS, {"type": "null"}]}),
 ]
-Prompts = Annotated[
-    list[str | tuple[int, ...]],
-    PlainValidator(_prompts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                _TOKEN_IDS,
-                {"type": "array", "items": _TOKEN_IDS},
-            ]
-        }
-    ),
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_FOUR_FORMS = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, _TEXTS, _TOKEN_IDS, {"type": "array", "items": _TOKEN_IDS}]}
+)
+Prompts = Annotated[list[str | tuple[int, ...]], PlainValidator(_prompts), _FOUR_FORMS]
+Inputs = Annotated[
+    list[str | tuple[int, ...]], PlainValidator(partial(_prompts, most=MAX_INPUTS)), _FOUR_FORMS
 ]
 Stops = Annotated[
     list[str],

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from agent.config import Settings
-from agent.doors.openai.bodies import ChatBody, CompletionBody
+from agent.doors.openai.bodies import ChatBody, CompletionBody, EmbeddingBody
 from agent.doors.openai.fields import MAX_CHARACTERS
 from agent.doors.openai.strict_json import load_object
 from agent.errors import BadRequest
 from agent.request import Request, Sampling
 
 Body = ChatBody | CompletionBody
-B = TypeVar("B", ChatBody, CompletionBody)
+B = TypeVar("B", ChatBody, CompletionBody, EmbeddingBody)
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions
 _SAMPLING = (
     "temperature",
@@ -52,7 +52,8 @@ def validate(values: Mapping[str, Any], kind: type[B]) -> B:
         body = kind.model_validate(values)
     except ValidationError as error:
         raise bad_request(error) from None
-    _check(body)
+    if not isinstance(body, EmbeddingBody):
+        _check(body)
     return body
 
 

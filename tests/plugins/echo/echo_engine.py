@@ -3,7 +3,7 @@
 A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
 of the answer, `<hang>` stops the process, `<eat N>` takes N MiB of memory for a moment, `<slow S>` sleeps S
 seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its
-slot holds is an EngineError.
+slot holds is an EngineError. Directives count in a text to embed too; its vector counts four of its bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.engines.engine import Drawn, EngineError, EngineInfo, Piece, Progress
+from agent.engines.engine import Drawn, EmbedInfo, EmbedPiece, EngineError, EngineInfo, Piece, Progress
 from agent.request import Sampling, TokenLogprob
 
 END = 256
@@ -50,6 +50,7 @@ class EchoEngine:
     info: EngineInfo
     step_seconds: float
     kv: dict[int, list[int]] = field(default_factory=dict)
+    texts: dict[int, list[int]] = field(default_factory=dict)  # that are being embedded, by slot
 
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
@@ -89,8 +90,30 @@ class EchoEngine:
                 drawn.append(_draw(piece.sampler))
         return drawn
 
+    def embed(self, pieces: Sequence[EmbedPiece], dropped: Sequence[int]) -> list[bytes]:
+        time.sleep(self.step_seconds)
+        for slot in (*dropped, *(piece.slot for piece in pieces if piece.start == 0)):
+            self.texts.pop(slot, None)
+        found = []
+        for piece in pieces:
+            held = self.texts.setdefault(piece.slot, [])
+            if len(held) != piece.start:
+                raise EngineError(f"text {piece.slot} has {len(held)}, the piece starts at {piece.start}")
+            held.extend(piece.tokens)
+            if piece.last:
+                text = bytes(self.texts.pop(piece.slot)).decode(errors="replace")
+                _obey(EchoSampler(b"", text, False, None))
+                found.append(_vector(text))
+        return found
+
     def close(self) -> None:
         self.kv.clear()
+
+
+def _vector(text: str) -> bytes:
+    counts = [1.0 + text.count(letter) for letter in "aeio"]
+    length = sum(count * count for count in counts) ** 0.5
+    return struct.pack("<4f", *(count / length for count in counts))
 
 
 def _answer(text: str) -> str:
@@ -130,11 +153,13 @@ def load(model: str, settings: Mapping[str, Any], progress: Progress) -> EchoEng
     if settings.get("crash") or (settings.get("crash_with_extras") and settings.get("extra_bufts", True)):
         os.kill(os.getpid(), signal.SIGSEGV)
     progress(1.0)
+    context = int(settings.get("context") or 4096)
     info = EngineInfo(
         engine="echo",
         slots=int(settings.get("slots") or 8),
-        context=int(settings.get("context") or 4096),
+        context=context,
         vocabulary=VOCABULARY,
         device="cpu",
+        embedding=EmbedInfo(4, context, slots=4, step=64, room=context, whole=False, pooling="mean"),
     )
     return EchoEngine(info, float(os.environ.get("ECHO_STEP_SECONDS", "0")))

@@ -1,0 +1,137 @@
+"""The nouns of one embedding, Embedding and Embedded, and how a lane of either kind is asked for it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.errors import BadRequest, PromptTooLong
+from agent.job import TextTicket
+from agent.offered import Offered
+from agent.request import Prompt, Request
+from agent.tensor import Inference, Outputs, Tensor
+from agent.ticket import Ticket
+from models.pipelines.table import TextEmbedding
+
+IDS = b"\xff"  # what an element begins with that holds token ids: see engines/text_embedding.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What is asked: a vector for each input. Made by a door."""
+
+    id: str  # unique in this agent
+    model: str = ""  # "" is the node's default
+    inputs: tuple[Prompt, ...]
+    priority: int = 5  # 0 to 9, 9 is served first
+    deadline: float | None = None  # on the monotonic clock, seconds
+    sender: str = ""
+    keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
+
+    def requests(self) -> list[Request]:
+        """For a Model of text: one for each input."""
+        return [
+            Request(
+                id=f"{self.id}-{at}",
+                model=self.model,
+                prompt=one,
+                embed=True,
+                max_tokens=0,
+                priority=self.priority,
+                deadline=self.deadline,
+                sender=self.sender,
+                keep_alive=self.keep_alive,
+            )
+            for at, one in enumerate(self.inputs)
+        ]
+
+    def inference(self) -> Inference:
+        """For a Model of tensors with a pipeline: one of all inputs."""
+        elements = [one.encode() if isinstance(one, str) else IDS + _ids(one) for one in self.inputs]
+        data = b"".join(len(one).to_bytes(4, "little") + one for one in elements)
+        return Inference(
+            id=self.id,
+            model=self.model,
+            inputs=(Tensor("text", "BYTES", (len(elements),), data),),
+            outputs=("embedding", "tokens"),
+            priority=self.priority,
+            deadline=self.deadline,
+            sender=self.sender,
+            keep_alive=self.keep_alive,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer: of each input the vector, of length 1, FP32 and little endian; and the tokens of all."""
+
+    vectors: tuple[bytes, ...]
+    tokens: int
+
+
+class EmbeddingTicket(Protocol):
+    async def only(self) -> Embedded:
+        """The answer. Raises the AgentError that ended it."""
+
+    def cancel(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OfTexts:
+    """The Tickets of a Model of text. Whoever is told of an error cancels the others."""
+
+    tickets: Sequence[TextTicket]
+
+    async def only(self) -> Embedded:
+        chunks = [await ticket.only() for ticket in self.tickets]
+        tokens = sum(chunk.usage.prompt_tokens for chunk in chunks if chunk.usage)
+        return Embedded(tuple(chunk.vector for chunk in chunks), tokens)
+
+    def cancel(self) -> None:
+        for ticket in self.tickets:
+            ticket.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class OfTensors:
+    """The Ticket of a Model of tensors."""
+
+    ticket: Ticket[Inference, Outputs]
+    pipeline: TextEmbedding
+
+    async def only(self) -> Embedded:
+        vectors, tokens = (await self.ticket.only()).tensors
+        counts = array("q", tokens.data)
+        for at, count in enumerate(counts):
+            if count > self.pipeline.max_tokens:
+                says = f"input {at} has {count} tokens, and this model takes {self.pipeline.max_tokens}"
+                raise PromptTooLong(says, param="input")
+        size = len(vectors.data) // len(counts)
+        parts = [vectors.data[at : at + size] for at in range(0, len(vectors.data), size)]
+        return Embedded(tuple(parts if self.pipeline.normalise else map(unit, parts)), sum(counts))
+
+    def cancel(self) -> None:
+        self.ticket.cancel()
+
+
+def pipeline_of(model: Offered) -> TextEmbedding:
+    """Raises BadRequest."""
+    if not isinstance(model.pipeline, TextEmbedding):
+        raise BadRequest(
+            f"{model.name} makes no embeddings: ask it by /v2/models/{model.name}/infer", param="model"
+        )
+    return model.pipeline
+
+
+def unit(vector: bytes) -> bytes:
+    """The same direction, of length 1. A vector of zeros stays."""
+    values = array("f", vector)
+    length = math.hypot(*values) or 1.0
+    return array("f", [value / length for value in values]).tobytes()
+
+
+def _ids(tokens: Sequence[int]) -> bytes:
+    return b"".join(token.to_bytes(4, "little") for token in tokens)
