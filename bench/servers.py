@@ -58,6 +58,10 @@ class Running:
         """VmHWM of the process and all its descendants, summed (pages that they share count for each)."""
         return sum(_high_water(pid) for pid in tree(self.process.pid))
 
+    def cpu_s(self) -> float:
+        """CPU of the process and all its living descendants until now."""
+        return sum(_cpu_s(pid) for pid in tree(self.process.pid))
+
 
 Ask = Callable[[Running], float]
 """When the first answer came, on the monotonic clock. OSError or sse.Refused: there is none yet."""
@@ -203,6 +207,13 @@ def tree(pid: int) -> Iterator[int]:
         with contextlib.suppress(OSError):  # ended meanwhile
             for child in children.read_text().split():
                 yield from tree(int(child))
+
+
+def _cpu_s(pid: int) -> float:
+    with contextlib.suppress(OSError):  # ended meanwhile
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _high_water(pid: int) -> int:

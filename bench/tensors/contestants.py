@@ -116,19 +116,24 @@ def _peer(
 
 @contextmanager
 def started(one: Contestant, asked: Case, protocols: tuple[str, ...]) -> Iterator[Running]:
-    """The server, once it has answered rightly by each of the protocols that it speaks."""
+    """The server, once it has answered rightly by each of the protocols that it speaks. Peers then rest."""
+    with servers.started(one.server, answers(one, asked, protocols)) as running:
+        try:
+            _signal(one, running, SIGSTOP)
+            yield running
+        finally:
+            _signal(one, running, SIGCONT)
+
+
+def answers(one: Contestant, asked: Case, protocols: tuple[str, ...]) -> servers.Ask:
+    """SystemExit where it answers wrongly."""
 
     def ask(running: Running) -> float:
         for protocol in set(one.protocols) & set(protocols):
             _check(one, asked, protocol, running)
         return perf_counter()
 
-    with servers.started(one.server, ask) as running:
-        try:
-            _signal(one, running, SIGSTOP)
-            yield running
-        finally:
-            _signal(one, running, SIGCONT)
+    return ask
 
 
 @contextmanager
@@ -152,7 +157,7 @@ def _check(one: Contestant, asked: Case, protocol: str, running: Running) -> Non
         if protocol == "grpc":
             data = _by_grpc(running.grpc, wire.request(asked, protocol, running.grpc))
         else:
-            data = _by_http(running.port, wire.request(asked, protocol, running.port))
+            data = by_http(running.port, wire.request(asked, protocol, running.port))
         answer = wire.answer(asked, protocol, data)
     except (wire.Refused, grpc.RpcError) as error:
         raise sse.Refused(str(error)) from None
@@ -160,7 +165,8 @@ def _check(one: Contestant, asked: Case, protocol: str, running: Running) -> Non
         raise SystemExit(f"{one.name} answers wrongly by {protocol}: {answer[:5]}")
 
 
-def _by_http(port: int, request: bytes) -> bytes:
+def by_http(port: int, request: bytes) -> bytes:
+    """The whole of a response. wire.Refused, OSError: there is none."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(request)
         data = b""

@@ -25,21 +25,22 @@ def request(case: Case, protocol: str, port: int) -> bytes:
     """All bytes of a request: of gRPC the message, else the whole of HTTP."""
     if protocol == "grpc":
         return _message(case)
-    body, headers = _body(case, protocol)
+    content, headers = body(case, protocol)
     path = "/infer" if protocol == "bytes" else f"/v2/models/{case.model}/infer"
-    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}"]
+    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-def _body(case: Case, protocol: str) -> tuple[bytes, dict[str, str]]:
+def body(case: Case, protocol: str) -> tuple[bytes, dict[str, str]]:
+    """Of a request by HTTP, and its headers but for the length."""
     data = case.example()
     if protocol == "bytes":
         return data.tobytes(), {"Content-Type": "application/octet-stream"}
     one: dict[str, Any] = {"name": case.input.name, "datatype": case.input.datatype, "shape": case.shape}
     if protocol == "json":
-        body = {"inputs": [one | {"data": data.ravel().tolist()}]}
-        return json.dumps(body, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
+        asked = {"inputs": [one | {"data": data.ravel().tolist()}]}
+        return json.dumps(asked, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
     raw = data.tobytes()
     one["parameters"] = {"binary_data_size": len(raw)}
     wanted = {"name": case.output.name, "parameters": {"binary_data": True}}
@@ -78,11 +79,11 @@ def answer(case: Case, protocol: str, data: bytes) -> Array:
     found = head(data)
     if found is None or found[0] != 200:
         raise Refused(data[:500].decode(errors="replace"))
-    body = data[found[1] : found[2]]
+    content = data[found[1] : found[2]]
     if protocol == "bytes":
-        return np.frombuffer(body, kind)
+        return np.frombuffer(content, kind)
     if protocol == "json":
-        return np.array(json.loads(body)["outputs"][0]["data"], kind)
+        return np.array(json.loads(content)["outputs"][0]["data"], kind)
     lowered = data[: found[1]].lower()
     at = lowered.index(f"\r\n{LENGTH}:".lower().encode()) + len(LENGTH) + 3
-    return np.frombuffer(body[int(lowered[at : lowered.index(b"\r\n", at)]) :], kind)
+    return np.frombuffer(content[int(lowered[at : lowered.index(b"\r\n", at)]) :], kind)
