@@ -127,7 +127,7 @@ def main() -> None:
         ratio = median(one.ratio for one in found)
         what = f"p99 between tokens while {args.second} is loaded: {ratio:.2f} of that alone, at most {MOST}"
         report.verdict(console, notes, ratio <= MOST, what)
-    samples = [asdict(one) for one in (*found, *pairs)]
+    samples = [*map(asdict, found), *map(asdict, pairs)]
     report.keep("share", notes, samples)
     report.end("share", console, tables, notes, as_json=args.json)
 

@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -29,7 +30,7 @@ HEADS = ["by", "contestant", "requests/s", "of bare uvicorn", "p50 ms", "p99 ms"
 Found = dict[tuple[str, str], list[dict[str, float]]]  # by protocol and contestant, a round each
 
 
-def model() -> Case:
+def model(folder: Path) -> Case:
     """16 numbers to 4: one Gemm, a few microseconds."""
     chance = np.random.default_rng(1)
     graph = data(1, node("Gemm", ("x", "w", "b"), ("y",))) + data(2, "tiny")
@@ -38,8 +39,8 @@ def model() -> Case:
         dims = b"".join(number(1, size) for size in shape)
         graph += data(5, dims + number(2, FLOAT) + data(8, name) + data(9, raw))
     graph += data(11, value_info("x", FLOAT, (None, 16))) + data(12, value_info("y", FLOAT, (None, 4)))
-    path = peers.CACHE / "tiny.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny.onnx"
     path.write_bytes(number(1, 8) + data(7, graph) + data(8, data(1, "") + number(2, 17)))
     return case("tiny", path, (16,))
 
@@ -104,7 +105,7 @@ def main() -> None:
     console = report.console(args.json)
     report.warn_of_company(console)
     with console.status("This agent and a bare uvicorn application, in turns"):
-        found = measure(model(), args)
+        found = measure(model(peers.CACHE), args)
     how = f"{args.clients} connections, {args.rounds} rounds of {args.seconds} s"
     notes = [f"{machine()}, {os.cpu_count()} cores; {how}; medians (least–greatest)"]
     rows = [row(found, *kind) for kind in found]

@@ -43,9 +43,14 @@ class Case:
             row = chance.uniform(-1, 1, self.shape).astype(kind)
         return np.repeat(row, rows, axis=0)
 
+    def run(self, rows: Array) -> Array:
+        """What onnxruntime alone answers."""
+        found: Array = session(str(self.path)).run(None, {self.input.name: rows})[0]
+        return found
+
     def right(self, answer: Array) -> bool:
-        """Whether it is what onnxruntime alone answers to the example."""
-        expected = session(str(self.path)).run(None, {self.input.name: self.example()})[0]
+        """Whether it is the answer to the example."""
+        expected = self.run(self.example())
         return np.allclose(answer.reshape(expected.shape), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 

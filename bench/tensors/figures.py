@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import asdict, dataclass, field
+from time import perf_counter
 
 import numpy as np
+
+WARM_S = 1.0
 
 
 @dataclass(slots=True)
@@ -24,10 +27,16 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is measured begins and ends at moments that all processes know: load before it only warms up."""
+    """Two moments on a clock that all processes share. Load before it only warms up."""
 
     began: float
     ended: float
+
+
+def window_of(seconds: float) -> Window:
+    """From a moment on, when all has warmed up."""
+    began = perf_counter() + WARM_S
+    return Window(began, began + seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,16 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from time import perf_counter
 
 from bench.tensors.cases import ROWS, Case, case
-from bench.tensors.figures import Figures, Log, Window, show, summarise
+from bench.tensors.figures import Figures, Log, show, summarise, window_of
 from bench.tensors.session import session
 
 
@@ -40,47 +43,58 @@ def arrangements(cores: int) -> list[Arrangement]:
     return [Arrangement(rows, runs, threads) for rows in (1, 2, 4, 8, 16, 32) for runs, threads in ways]
 
 
-def burn(answered: Synchronized[int], us: float, window: Window, spent: Synchronized[float]) -> None:
-    """Pay `us` microseconds of CPU for each row that is answered, a moment after."""
+def burn(answered: Synchronized[int], us: float, spent: Synchronized[float], ready: Event) -> None:
+    """Pay `us` microseconds of CPU for each row that is answered, a moment after; for ever."""
     start = time.process_time()
-    before: float | None = None
-    while (now := perf_counter()) < window.ended:
-        if before is None and now >= window.began:
-            before = time.process_time()
-        owed = start + answered.value * us / 1e6
-        if time.process_time() >= owed:
-            time.sleep(0.0005)
-            continue
-        while time.process_time() < owed and perf_counter() < window.ended:
+    ready.set()
+    while True:
+        owed = answered.value * us / 1e6
+        while (paid := time.process_time() - start) < owed:
             pass
-    spent.value = time.process_time() - (start if before is None else before)
+        spent.value = paid
+        time.sleep(0.0005)
 
 
-def measure(asked: Case, how: Arrangement, window: Window, burn_us: float) -> Figures:
+@contextmanager
+def burner(answered: Synchronized[int], us: float) -> Iterator[Synchronized[float]]:
+    """The seconds that it has burned. It is there when this is entered."""
     spawn = multiprocessing.get_context("spawn")
-    answered, spent = spawn.Value("q", 0), spawn.Value("d", 0.0)
-    burner = spawn.Process(target=burn, args=(answered, burn_us, window, spent))
-    if burn_us:
-        burner.start()
+    spent, ready = spawn.Value("d", 0.0), spawn.Event()
+    process = spawn.Process(target=burn, args=(answered, us, spent, ready), daemon=True)
+    process.start()
+    ready.wait()
+    try:
+        yield spent
+    finally:
+        process.kill()
+        process.join()
+
+
+def measure(asked: Case, how: Arrangement, seconds: float, burn_us: float) -> Figures:
+    answered = multiprocessing.get_context("spawn").Value("q", 0)
     one = session(str(asked.path), how.threads, spin=how.runs == 1)
     inputs, log = {asked.input.name: asked.example(how.rows)}, Log()
+    with burner(answered, burn_us) if burn_us else nullcontext() as spent:
+        window = window_of(seconds)
 
-    def runner() -> None:
-        while (started := perf_counter()) < window.ended:
-            one.run(None, inputs)
-            ended = perf_counter()
-            with answered.get_lock():
-                log.answered(started, ended)
-                answered.value += how.rows
+        def runner() -> None:
+            while (started := perf_counter()) < window.ended:
+                one.run(None, inputs)
+                ended = perf_counter()
+                with answered.get_lock():
+                    log.answered(started, ended)
+                    answered.value += how.rows
 
-    runners = [threading.Thread(target=runner) for _ in range(how.runs)]
-    for each in runners:
-        each.start()
-    for each in runners:
-        each.join()
-    if burn_us:
-        burner.join()
-    return summarise(log, window, spent.value, how.rows)
+        runners = [threading.Thread(target=runner) for _ in range(how.runs)]
+        for each in runners:
+            each.start()
+        time.sleep(window.began - perf_counter())
+        before = spent.value if spent else 0.0
+        time.sleep(window.ended - perf_counter())
+        load_s = spent.value - before if spent else 0.0
+        for each in runners:
+            each.join()
+    return summarise(log, window, load_s, how.rows)
 
 
 def main() -> None:
@@ -91,13 +105,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=os.cpu_count() or 1, help="at once")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--burn", type=float, default=0, help="microseconds of CPU a row, beside it")
+    parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--window", nargs=2, type=float, help="seconds on the monotonic clock")
     args = parser.parse_args()
-    window = Window(*args.window) if args.window else Window(perf_counter() + 1, perf_counter() + 5)
     how = Arrangement(args.rows, args.runs, args.threads)
     asked = case(args.model, args.file, ROWS[args.model])
-    show(measure(asked, how, window, args.burn), as_json=args.json)
+    show(measure(asked, how, args.seconds, args.burn), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import uvloop
 
 from bench.tensors import wire
 from bench.tensors.cases import ROWS, case
-from bench.tensors.figures import Figures, Log, Window, show, summarise
+from bench.tensors.figures import Figures, Log, Window, show, summarise, window_of
 
 
 class HttpClient(asyncio.Protocol):
@@ -91,8 +91,6 @@ async def rpc(port: int, clients: int, request: bytes, log: Log, ended: float) -
 
 
 async def run(protocol: str, port: int, clients: int, request: bytes, window: Window) -> Figures:
-    if perf_counter() > window.began:
-        raise SystemExit("the window began before the load did")
     log, cpu = Log(), [0.0, 0.0]
 
     async def stamp(at: int, when: float) -> None:
@@ -114,11 +112,14 @@ def main() -> None:
     parser.add_argument("--protocol", choices=wire.PROTOCOLS, default="http")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--window", nargs=2, type=float, help="in place of --seconds: monotonic seconds")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--window", nargs=2, type=float, help="seconds on the monotonic clock")
     args = parser.parse_args()
-    window = Window(*args.window) if args.window else Window(perf_counter() + 1, perf_counter() + 5)
     request = wire.request(case(args.model, args.file, ROWS[args.model]), args.protocol, args.port)
+    window = Window(*args.window) if args.window else window_of(args.seconds)
+    if perf_counter() > window.began:
+        raise SystemExit("the window has begun already")
     show(uvloop.run(run(args.protocol, args.port, args.clients, request, window)), as_json=args.json)
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from time import perf_counter
 
 from bench.measure import outcome
 from bench.servers import Running
@@ -14,7 +13,6 @@ from bench.tensors.cases import Case
 from bench.tensors.contestants import Choice, Contestant, awake, started
 from bench.tensors.limit import Arrangement, arrangements
 
-LEAD_S = 2.5  # before a window: the process starts, connects, and warms the server up
 TRIAL_S = 2.0
 TRIAL_CLIENTS = 32
 CORES = os.cpu_count() or 1
@@ -84,5 +82,4 @@ def best_choices(
 
 
 def _what(asked: Case, seconds: float) -> tuple[str, ...]:
-    began = perf_counter() + LEAD_S
-    return "--model", asked.model, "--file", str(asked.path), "--window", str(began), str(began + seconds)
+    return "--model", asked.model, "--file", str(asked.path), "--seconds", str(seconds)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -72,9 +73,7 @@ class Bench:
             usual = make(self.console, asked)
             yield usual
             with self.console.status(f"{asked.model}: the best choice of {name}"):
-                best = measure.best_choices(
-                    asked, lambda choice, make=make: make(self.console, asked, choice), self.args.protocols
-                )
+                best = measure.best_choices(asked, partial(make, self.console, asked), self.args.protocols)
             for one in best:
                 self.notes.append(f"{asked.model}: at its best by {' and '.join(one.protocols)}: {one.name}")
                 if one.name != usual.name:
