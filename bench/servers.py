@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL
 from time import monotonic, perf_counter, sleep
 from typing import Any
 
@@ -155,6 +156,7 @@ def started(server: Server, ask: Ask | None = None) -> Iterator[Running]:
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
             cwd=server.folder,
+            start_new_session=True,
         )
     running = Running(process, ports["port"], ports["grpc"], 0.0)
     try:
@@ -167,6 +169,8 @@ def started(server: Server, ask: Ask | None = None) -> Iterator[Running]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers behind
+            os.killpg(process.pid, SIGKILL)
 
 
 def _first_answer(server: Server, running: Running, log: Path, ask: Ask) -> float:
