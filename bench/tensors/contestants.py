@@ -36,7 +36,7 @@ class Choice:
     workers: int = 1
 
     def __str__(self) -> str:
-        return f"batches to {self.cap}, {self.workers} worker{'s' * (self.workers > 1)}"
+        return f"cap {self.cap}, {self.workers} worker{'s' * (self.workers > 1)}"
 
 
 USUAL = Choice()

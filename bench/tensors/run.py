@@ -20,7 +20,7 @@ from bench.tensors.cases import ROWS, Case, on_shelf
 from bench.tensors.contestants import AGENT, Contestant
 from bench.tensors.limit import Arrangement
 from bench.tensors.measure import Sample
-from bench.tensors.table import BY, HEADS, LIMIT, rows
+from bench.tensors.table import HEADS, LIMIT, by, rows
 from bench.tensors.targets import verdicts
 from bench.tensors.wire import PROTOCOLS
 
@@ -112,7 +112,7 @@ class Bench:
         self.samples.append(sample)
         figures = sample.figures
         text = (
-            f"{sample.model}, {sample.clients:3} clients  {sample.contestant:32} {BY[sample.protocol]:12}"
+            f"{sample.model}, {sample.clients:3} clients  {sample.contestant:28} {by(sample):20}"
             f" {figures['per_s']:6.0f}/s  p50 {figures['p50']:.2f}  p99 {figures['p99']:.2f} ms"
         )
         self.console.print(text, highlight=False)

@@ -27,6 +27,11 @@ def rows(samples: list[Sample]) -> list[Row]:
     ]
 
 
+def by(one: Sample) -> str:
+    """How it was asked; of the limit, whose load was burned beside it."""
+    return f"burned: {BY[one.protocol]}" if one.contestant == LIMIT and one.protocol else BY[one.protocol]
+
+
 def _of(samples: list[Sample], name: str, protocol: str, clients: int) -> list[Sample]:
     wanted = (name, protocol, clients)
     return [one for one in samples if (one.contestant, one.protocol, one.clients) == wanted]
@@ -34,12 +39,11 @@ def _of(samples: list[Sample], name: str, protocol: str, clients: int) -> list[S
 
 def _row(of: list[Sample], samples: list[Sample]) -> Row:
     one = of[0]
-    by = f"burned as by {BY[one.protocol]}" if one.contestant == LIMIT and one.protocol else BY[one.protocol]
     middles = [f"{median(each.figures[name] for each in of):.2f}" for name in ("p50", "p99")]
     return [
         str(one.clients),
         one.contestant,
-        by,
+        by(one),
         spread([each.figures["per_s"] for each in of], "{:.0f}".format),
         *_ratios(one, samples),
         *middles,

@@ -124,7 +124,7 @@ def test_ratios_are_of_the_same_rounds() -> None:
     agent = of[AGENT, "HTTP, binary"]
     assert (agent["of limit"], agent["of it unburned"]) == ("0.85 (0.80–0.90)", "0.50")
     assert of[f"{MLSERVER}, x", "HTTP, JSON"]["agent over it"] == "5.00 (4.00–6.00)"
-    assert of[LIMIT, "burned as by HTTP, binary"]["of limit"] == ""
+    assert of[LIMIT, "burned: HTTP, binary"]["of limit"] == ""
 
 
 def test_a_verdict_says_what_was_asked_and_what_was_found() -> None:
