@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 KINDS = {"text": "bench.text", "tensors": "bench.tensors.run", "tiny": "bench.tiny", "share": "bench.share"}
@@ -10,6 +11,7 @@ KINDS = {"text": "bench.text", "tensors": "bench.tensors.run", "tiny": "bench.ti
 
 def main() -> None:
     kind = sys.argv.pop(1) if len(sys.argv) > 1 and sys.argv[1] in KINDS else "text"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # servers end with us
     importlib.import_module(KINDS[kind]).main()
 
 
