@@ -26,9 +26,10 @@ class Embedding:
     id: str  # unique in this agent
     model: str = ""  # "" is the node's default
     inputs: tuple[Prompt, ...]
-    priority: int = 5  # 0 to 9, 9 is served first
+    priority: int | None = None  # 0 to 9, 9 is served first; None: as the settings say
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""
+    session: str = ""  # who keeps the Version that answered; "" is nobody
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
 
     def requests(self) -> list[Request]:
@@ -43,6 +44,7 @@ class Embedding:
                 priority=self.priority,
                 deadline=self.deadline,
                 sender=self.sender,
+                session=self.session,
                 keep_alive=self.keep_alive,
             )
             for at, one in enumerate(self.inputs)
@@ -60,6 +62,7 @@ class Embedding:
             priority=self.priority,
             deadline=self.deadline,
             sender=self.sender,
+            session=self.session,
             keep_alive=self.keep_alive,
         )
 

@@ -25,6 +25,11 @@ def likeness(left: Sequence[Any], right: Sequence[Any]) -> float:
     """
     if left and isinstance(left[0], Outputs):
         return _outputs(left[0], right[0])
+    if left and left[0].vector:
+        ours_and_theirs = (
+            Tensor("", "FP32", (len(one[0].vector) // 4,), one[0].vector) for one in (left, right)
+        )
+        return _tensor(*ours_and_theirs)
     ours, theirs = _texts(left), _texts(right)
     if ours.keys() != theirs.keys():
         return 0.0

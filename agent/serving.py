@@ -69,11 +69,12 @@ class Serving:
 
     def embed(self, asked: Embedding) -> EmbeddingTicket:
         """Take an Embedding in. Raises as `submit` does."""
-        lane = self._find(asked.model)
-        if not isinstance(lane, TensorLane):
+        model = self.find(asked.model)
+        if model is None or not model.makes_tensors:
             return OfTexts(self.submit_all(asked.requests()))
-        pipeline = pipeline_of(lane.model)
-        return OfTensors(self.infer(asked.inference()), pipeline)
+        pipeline_of(model)  # whether it has one
+        ticket = self.infer(asked.inference())
+        return OfTensors(ticket, pipeline_of(self.find(f"{ticket.model}:{ticket.version}") or model))
 
     def offered(self) -> list[Offered]:
         """What can be asked by a Model's name, loaded or not; the default first."""

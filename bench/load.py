@@ -36,6 +36,9 @@ class Load:
     rate: float | None = None  # requests a second; None is a closed loop
     tokens: int = 64
     spread: bool = False  # answers of 1 to 2 * tokens tokens: leaves a server's slots scattered
+    window: tuple[float, float] | None = (
+        None  # on the monotonic clock: what is measured, in place of `requests`
+    )
     warm_up: bool = True  # leave the first answer of each client out
     salt: int = 1  # each measurement of a running server needs another, or it answers from its prompt cache
     extra: dict[str, Any]  # what this server needs besides, to generate exactly `tokens` tokens greedily
@@ -58,6 +61,7 @@ async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], floa
 
     The window opens when as many answers are there as there are clients: what a server has begun and not
     ended is then about the same at both ends of it, whether it works in waves or staggers its answers.
+    A `load.window` stands where it stands, so that several loads can be measured at the same time.
     """
     exchanges: list[sse.Exchange] = []
     unmeasured = load.clients if load.warm_up else 0
@@ -76,14 +80,19 @@ async def closed(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], floa
                 enough.set()
 
     tasks = [asyncio.create_task(client()) for _ in range(load.clients)]
-    stop = asyncio.create_task(enough.wait())
+    stop = asyncio.create_task(_until(load.window[1]) if load.window else enough.wait())
     done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
     ended = perf_counter()
     for task in (stop, *tasks):
         task.cancel()
     for task in done:
         task.result()  # a client ends only by an error
+    began, ended = load.window or (began, ended)
     return [sse.read(exchange) for exchange in exchanges], began, ended
+
+
+async def _until(moment: float) -> None:
+    await asyncio.sleep(moment - perf_counter())
 
 
 async def staggered(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], float, float]:
@@ -98,7 +107,7 @@ async def staggered(load: Load, numbers: Iterator[int]) -> tuple[list[Answer], f
     async with asyncio.TaskGroup() as group:
         for exchange in exchanges:
             due += chance.expovariate(load.rate)
-            await asyncio.sleep(due - perf_counter())
+            await _until(due)
             group.create_task(load.ask(next(numbers), exchange))
     ended = perf_counter()
     return [sse.read(exchange) for exchange in exchanges], began, ended
@@ -116,6 +125,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--rate", type=float, help="requests a second: an open loop with random arrivals")
+    parser.add_argument("--window", nargs=2, type=float, help="in place of --requests: monotonic seconds")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--spread", action="store_true", help="answers of 1 to 2 * tokens tokens")
     parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")

@@ -61,7 +61,7 @@ def scatter(server: Server, running: Running) -> None:
 def load(server: Server, running: Running, *options: str) -> dict[str, float]:
     """The figures of a load process against a running server."""
     where = ["--url", f"http://127.0.0.1:{running.port}", "--extra", json.dumps(dict(server.extra))]
-    return _figures("bench.load", *where, "--salt", str(next(_salts)), *options)
+    return outcome("bench.load", *where, "--salt", str(next(_salts)), *options)
 
 
 def limit(setup: Setup, arrangement: Arrangement, clients: int, waves: int) -> Sample:
@@ -71,7 +71,7 @@ def limit(setup: Setup, arrangement: Arrangement, clients: int, waves: int) -> S
     options += [] if flash else ["--no-fa"]
     options += [] if together else ["--apart"]
     count = str(requests(clients, waves))
-    figures = _figures("bench.limit", *options, "--clients", str(clients), "--requests", count)
+    figures = outcome("bench.limit", *options, "--clients", str(clients), "--requests", count)
     note = (
         f"{kv} KV, flash attention {'on' if flash else 'off'}, prompts {'together' if together else 'apart'}"
     )
@@ -93,7 +93,8 @@ def best_kv(setup: Setup, binary: Path) -> KV:
     return max(trials)[1]
 
 
-def _figures(module: str, *options: str) -> dict[str, float]:
+def outcome(module: str, *options: str) -> dict[str, float]:
+    """The figures of a measurement in a process of its own."""
     command = [sys.executable, "-m", module, "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

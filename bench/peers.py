@@ -68,19 +68,27 @@ def libraries() -> Path:
 
 def python_server(console: Console) -> Path:
     """The python of the environment that holds `llama_cpp.server`."""
+    source = package().parent
+    parts = [source / "llama_cpp", *source.glob("llama_cpp_python-*.dist-info")]
+    wanted = (f"{ENGINE}[server]=={version(ENGINE)}", "cmake", "ninja")
     home = CACHE / f"python-server-{version(ENGINE)}"
+    return environment(console, "llama_cpp.server", home, wanted, parts)
+
+
+def environment(
+    console: Console, what: str, home: Path, wanted: Sequence[str], parts: Sequence[Path] = ()
+) -> Path:
+    """The python of a virtual environment with copies of `parts`, and what is wanted from the index."""
     python = home / "bin" / "python"
     if (home / "complete").exists():
         return python
-    console.print("llama_cpp.server: a virtual environment of its own")
+    console.print(f"{what}: a virtual environment of its own")
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=True)
     site = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    source = package().parent
-    for part in (source / "llama_cpp", *source.glob("llama_cpp_python-*.dist-info")):
+    for part in parts:
         shutil.copytree(part, site / part.name)
-    wanted = f"{ENGINE}[server]=={version(ENGINE)}"
-    _run(console, "llama_cpp.server", [python, "-m", "pip", "install", "--quiet", wanted, "cmake", "ninja"])
+    _run(console, what, [python, "-m", "pip", "install", "--quiet", *wanted])
     (home / "complete").touch()
     return python
 
@@ -101,16 +109,16 @@ def cpp_server(console: Console) -> Path:
     console.print(f"llama.cpp's server: built once with {compilers[1]} (some minutes)")
     work = CACHE / f"work-{key}"
     source = _source(console, work)
-    environment = {"CC": compilers[0], "CXX": compilers[1], "PATH": f"{tools}:{os.environ['PATH']}"}
+    variables = {"CC": compilers[0], "CXX": compilers[1], "PATH": f"{tools}:{os.environ['PATH']}"}
     build = work / "build"
     _run(
         console,
         "configure",
         ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *flags],
-        environment,
+        variables,
     )
     compile_ = ["cmake", "--build", str(build), "--target", "llama-server", "-j", str(os.cpu_count() or 1)]
-    _run(console, "compile", compile_, environment)
+    _run(console, "compile", compile_, variables)
     (build / "bin").rename(home)
     shutil.rmtree(work)
     return home / "llama-server"

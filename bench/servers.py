@@ -8,9 +8,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL
 from time import monotonic, perf_counter, sleep
 from typing import Any
 
@@ -36,7 +37,7 @@ KV_CHOICES: tuple[KV, ...] = (("q8_0", True), ("f16", True), ("f16", False))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """How to start one; `{port}` in the command and the environment is filled in."""
+    """How to start one; `{port}`, `{grpc}` and `{spare}` in the command and the environment are filled in."""
 
     name: str
     command: list[str]
@@ -44,37 +45,54 @@ class Server:
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into each request
     warm: bool = False  # measured after a mixed load, as a server is that has run for a while
     serial: bool = False  # answers one request at a time: fewer of them tell as much
+    folder: Path | None = None  # where it is started
 
 
 @dataclass(slots=True)
 class Running:
     process: subprocess.Popen[bytes]
     port: int
-    cold_start_s: float  # from exec to the first token
+    grpc: int
+    cold_start_s: float  # from exec to the first token, or answer
 
     def peak_bytes(self) -> int:
         """VmHWM of the process and all its descendants, summed (pages that they share count for each)."""
-        return sum(_high_water(pid) for pid in _tree(self.process.pid))
+        return sum(_high_water(pid) for pid in tree(self.process.pid))
+
+    def cpu_s(self) -> float:
+        """CPU of the process and all its living descendants until now."""
+        return sum(_cpu_s(pid) for pid in tree(self.process.pid))
+
+
+Ask = Callable[[Running], float]
+"""When the first answer came, on the monotonic clock. OSError or sse.Refused: there is none yet."""
 
 
 def agent(setup: Setup, **settings: str) -> Server:
     """This agent, as `autoglm serve` starts it, with a shelf of its own. It chooses its KV cache itself."""
     model = {} if setup.model.is_relative_to(peers.AGENT_DATA) else {"MODEL_NAME": str(setup.model)}
     ours = {
-        "AUTOGLM_CONFIG": os.devnull,
-        "AUTOGLM_DATA_DIR": str(peers.AGENT_DATA),
-        "AUTOGLM_HTTP_PORT": "{port}",
-        "AUTOGLM_MQTT_URL": "none",
         "AUTOGLM_CONTEXT": str(setup.context),
         "AUTOGLM_MAX_BATCH_SIZE": str(setup.slots),
         "AUTOGLM_THREADS": str(setup.threads),
+    }
+    return untuned_agent(**ours | model | settings)
+
+
+def untuned_agent(**settings: str) -> Server:
+    """This agent with its own choices, but for these settings."""
+    ours = {
+        "AUTOGLM_CONFIG": os.devnull,
+        "AUTOGLM_DATA_DIR": str(peers.AGENT_DATA),
+        "AUTOGLM_HTTP_PORT": "{port}",
+        "AUTOGLM_GRPC_PORT": "{grpc}",
+        "AUTOGLM_MQTT_URL": "none",
         "AUTOGLM_LOG_LEVEL": "warning",
     }
-    command = [str(Path(sys.executable).with_name("autoglm")), "serve"]
     return Server(
         name="this agent",
-        command=command,
-        environment=ours | model | settings,
+        command=[str(Path(sys.executable).with_name("autoglm")), "serve"],
+        environment=ours | settings,
         extra={"ignore_eos": True},
         warm=True,
     )
@@ -124,23 +142,26 @@ def python(setup: Setup, interpreter: Path, kv: KV) -> Server:
 
 
 @contextlib.contextmanager
-def started(server: Server) -> Iterator[Running]:
-    """The server, once it has answered; stopped again at the end."""
-    port = _free_port()
+def started(server: Server, ask: Ask | None = None) -> Iterator[Running]:
+    """The server, once it has answered; stopped again at the end. `ask`: else it is asked for tokens."""
+    ports = dict(zip(("port", "grpc", "spare"), _free_ports(3), strict=True))
     log = peers.CACHE / "logs" / f"{server.name.replace(' ', '-').replace(',', '')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        environment = {name: value.format(port=port) for name, value in server.environment.items()}
+        environment = {name: value.format(**ports) for name, value in server.environment.items()}
         begun = perf_counter()
         process = subprocess.Popen(
-            [part.format(port=port) for part in server.command],
+            [part.format(**ports) for part in server.command],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
+            cwd=server.folder,
+            start_new_session=True,
         )
+    running = Running(process, ports["port"], ports["grpc"], 0.0)
     try:
-        first = _first_token(server, process, port, log)
-        yield Running(process, port, first - begun)
+        running.cold_start_s = _first_answer(server, running, log, ask or _first_token(server)) - begun
+        yield running
     finally:
         process.terminate()
         try:
@@ -148,37 +169,55 @@ def started(server: Server) -> Iterator[Running]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers behind
+            os.killpg(process.pid, SIGKILL)
 
 
-def _first_token(server: Server, process: subprocess.Popen[bytes], port: int, log: Path) -> float:
-    """Ask until there is an answer; when its first token came, on the monotonic clock."""
-    body = {"messages": prompts.messages(0), "max_tokens": 2, "temperature": 0, "stream": True}
-    request = sse.post("127.0.0.1", port, "/v1/chat/completions", body | dict(server.extra))
+def _first_answer(server: Server, running: Running, log: Path, ask: Ask) -> float:
+    """Ask until there is an answer; when it came, on the monotonic clock."""
     deadline = monotonic() + START_S
-    while monotonic() < deadline and process.poll() is None:
-        exchange = sse.Exchange()
+    while monotonic() < deadline and running.process.poll() is None:
         try:
-            asyncio.run(sse.ask("127.0.0.1", port, request, exchange))
+            return ask(running)
         except (OSError, sse.Refused):
             sleep(0.005)
-            continue
-        return sse.read(exchange).stamps[0]
     raise SystemExit(f"{server.name} does not answer; its log is {log}")
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+def _first_token(server: Server) -> Ask:
+    body = {"messages": prompts.messages(0), "max_tokens": 2, "temperature": 0, "stream": True}
+
+    def ask(running: Running) -> float:
+        exchange = sse.Exchange()
+        request = sse.post("127.0.0.1", running.port, "/v1/chat/completions", body | dict(server.extra))
+        asyncio.run(sse.ask("127.0.0.1", running.port, request, exchange))
+        return sse.read(exchange).stamps[0]
+
+    return ask
 
 
-def _tree(pid: int) -> Iterator[int]:
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def tree(pid: int) -> Iterator[int]:
+    """A process and all its descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # ended meanwhile
             for child in children.read_text().split():
-                yield from _tree(int(child))
+                yield from tree(int(child))
+
+
+def _cpu_s(pid: int) -> float:
+    with contextlib.suppress(OSError):  # ended meanwhile
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _high_water(pid: int) -> int:

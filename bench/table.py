@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -52,7 +52,7 @@ def _of(samples: list[Sample], name: str, clients: int) -> list[Sample]:
 
 
 def _speed(of: list[Sample], samples: list[Sample], clients: int) -> Row:
-    tokens = _spread([sample.figures["tokens_per_s"] for sample in of], "{:.0f}".format)
+    tokens = spread([sample.figures["tokens_per_s"] for sample in of], "{:.0f}".format)
     latencies = [
         "/".join(
             f"{median(sample.figures[f'{kind}_{part}'] for sample in of):.0f}" for part in ("p50", "p99")
@@ -77,17 +77,17 @@ def pairs(samples: list[Sample], one: str, other: str, clients: int) -> list[tup
 def _ratio(samples: list[Sample], one: str, other: str, clients: int) -> str:
     """Of the tokens/s of the same rounds."""
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs(samples, one, other, clients)]
-    return _spread(ratios, "{:.2f}".format) if ratios else ""
+    return spread(ratios, "{:.2f}".format) if ratios else ""
 
 
 def _machine(name: str, samples: list[Sample]) -> Row:
     of = [sample for sample in samples if sample.contestant == name]
     starts = [sample.cold_start_s for sample in of if sample.cold_start_s is not None]
     peak = max(sample.peak_bytes or 0 for sample in of)
-    return [name, _spread(starts, "{:.2f} s".format), f"{peak / 2**20:.0f} MiB"]
+    return [name, spread(starts, "{:.2f} s".format), f"{peak / 2**20:.0f} MiB"]
 
 
-def _spread(values: list[float], show: Callable[[float], str]) -> str:
+def spread(values: list[float], show: Callable[[float], str]) -> str:
     """The median, and least to greatest where there are several."""
     middle = show(median(values))
     return middle if len(values) == 1 else f"{middle} ({show(min(values))}–{show(max(values))})"
@@ -103,14 +103,6 @@ def show(console: Console, tables: Tables) -> None:
             last = row[0]
             table.add_row(*row, style="bold" if AGENT in row else None)
         console.print(table)
-
-
-def markdown(tables: Tables, notes: Iterable[str]) -> str:
-    parts = [
-        "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
-        for heads, rows in (tables.speed, tables.machine)
-    ]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
 
 def machine() -> str:

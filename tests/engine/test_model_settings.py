@@ -102,7 +102,7 @@ def test_what_is_set_of_a_models_way_to_run_is_not_tried() -> None:
         caps={"threads": 2, "cap": 3},
         all={"threads": 4, "runners": 2, "cap": 8},
     )
-    ways = {name: device.trial_of(tables, name, "onnx") for name in ("runs", "caps", "all", "other")}
+    ways = {name: device.trial_of(tables, name, "onnx", {}) for name in ("runs", "caps", "all", "other")}
     assert all(trial is not None for trial in ways.values())
     tried = {name: trial.candidates for name, trial in ways.items() if trial}
     assert {(one["runners"], one["threads"]) for one in tried["runs"]} == {(4, 2)}

@@ -28,9 +28,10 @@ def embedding(body: EmbeddingBody, settings: Settings, *, sender: str) -> Embedd
         id=f"embd-{secrets.token_hex(12)}",
         model=body.model or "",
         inputs=tuple(body.input),
-        priority=5 if body.priority is None else body.priority,
+        priority=body.priority,
         deadline=None if body.timeout is None else time.monotonic() + body.timeout,
         sender=sender,
+        session=f"{sender}/{body.user}" if body.user else "",
         keep_alive=body.keep_alive,
     )
 
