@@ -31,6 +31,7 @@ async def prepared(settings: Settings, offered: Offered) -> Prepared:
     """All that can be found out of a Version while others serve on."""
     chosen = await device.engine_settings(settings, offered)
     engine = offered.engine(settings.engine)
+    chosen["cpu_share"] = settings.own(offered.name).cpu_share
     launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
     return Prepared(offered, launch, memory.need(offered, chosen))
 

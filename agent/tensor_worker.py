@@ -13,15 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from agent.batcher import Batcher, Item
 from agent.engines import tensors
 from agent.engines.engine import EngineError, TensorEngine
-from agent.frames import Answered, Cancel, Infer, Ran, Reader, Stop, ToWorker
+from agent.frames import Answered, Cancel, Infer, Ran, Reader, Stop, TensorsReady, ToWorker
 from agent.link import AgentGone, send
 
 IDLE_BEAT = 0.5  # seconds
+ARRANGED = ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")  # settings that `/status` shows
 
 
 @dataclass(slots=True)
@@ -178,3 +180,11 @@ class TensorWorker:
 
 def _refused(id: str, code: str, message: str) -> Answered:
     return Answered(id, None, code, message)
+
+
+def serve_tensors(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> None:
+    """Say how it will be run, then do. Raises as `TensorWorker.run` does."""
+    details = {name: settings[name] for name in ARRANGED}
+    send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details})))
+    batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
+    TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"]).run()

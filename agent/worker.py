@@ -15,13 +15,12 @@ import socket
 import sys
 import time
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.batcher import Batcher
+from agent import sharing
 from agent.embedder import Embedder
-from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorEngine, TensorInfo
+from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -32,7 +31,6 @@ from agent.frames import (
     Said,
     Start,
     Stop,
-    TensorsReady,
     ToWorker,
 )
 from agent.link import AgentGone, send
@@ -41,7 +39,7 @@ from agent.rehearsal import calibrate, engine_factory, probe
 from agent.request import Chunk
 from agent.scheduler import Plan, Scheduler
 from agent.sequence import Group, Sequence
-from agent.tensor_worker import TensorWorker
+from agent.tensor_worker import serve_tensors
 from agent.text import Text
 
 IDLE_BEAT = 0.5  # seconds
@@ -234,16 +232,6 @@ def carry_out(plan: Plan, engine: Engine) -> list[Drawn]:
     return drawn
 
 
-def tensor_worker(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> TensorWorker:
-    batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
-    return TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"])
-
-
-def arrangement(settings: dict[str, Any]) -> dict[str, Any]:
-    """How tensors are run, for `/status`; `rows_per_s` as the trial measured it."""
-    return {name: settings[name] for name in ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")}
-
-
 def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
@@ -254,15 +242,15 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         if isinstance(loaded, RemoteEngine):
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
-            details = {**loaded.info.details, **arrangement(settings)}
-            send(link, TensorsReady(replace(loaded.info, details=details)))
-            tensor_worker(loaded, link, settings).run()
+            sharing.take_share(settings.get("cpu_share", 1.0))
+            serve_tensors(loaded, link, settings)
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
             )
             if loaded.info.generates:
                 calibrate(loaded, pace)
+            sharing.take_share(settings.get("cpu_share", 1.0))
             send(link, Ready(loaded.info))
             Worker(loaded, link, pace).run()
         loaded.close()
@@ -286,6 +274,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     Path("/proc/self/oom_score_adj").write_text("700")  # a Worker goes before the agent
+    if arguments.role == "probe" or sharing.may_return():
+        sharing.give_way()
     if arguments.role == "probe":
         return probe(arguments.engine, arguments.model, arguments.settings, arguments.candidates)
     link = socket.socket(fileno=arguments.socket)
