@@ -184,7 +184,7 @@ def _refused(id: str, code: str, message: str) -> Answered:
 
 def serve_tensors(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> None:
     """Say how it will be run, then do. Raises as `TensorWorker.run` does."""
-    details = {name: settings[name] for name in ARRANGED}
+    details = {name: settings.get(name) for name in ARRANGED}
     send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details})))
     batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
     TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"]).run()

@@ -166,11 +166,15 @@ def read_outputs(body: bytes, length: int | None) -> tuple[Tensor, ...]:
 
 
 def _values(tensor: Tensor) -> list[Any]:
+    flat: list[Any] = tensors.to_array(tensor).ravel().tolist()
+    if tensor.datatype != "BYTES":
+        return flat
     try:
-        flat: list[Any] = tensors.to_array(tensor).ravel().tolist()
-    except EngineError as error:
-        raise BadRequest(str(error)) from None
-    return flat
+        return [element.decode() for element in flat]
+    except UnicodeDecodeError:
+        raise BadRequest(
+            f"input {tensor.name} has bytes that are not UTF-8: JSON cannot carry them"
+        ) from None
 
 
 def _from_json(one: _Output) -> Tensor:

@@ -45,7 +45,7 @@ async def worked(engine: str, model: Offered, how: dict[str, Any], work: list[St
     """Bytes that a Worker has resident when it has done that work, all at once."""
     heard = Heard()
     launch = Launch(model.name, "1", engine, model.path, how)
-    supervisor = Supervisor(launch, heard, Deadlines(60, 60), Telemetry().model(model.name))
+    supervisor = Supervisor(launch, heard, Deadlines(60, 60), Telemetry().model(model.name, model.version))
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run())
         await supervisor.settled.wait()

@@ -227,7 +227,6 @@ def test_a_refusal_never_repeats_the_callers_value() -> None:
 
 def test_unknown_and_harmless_fields_are_ignored() -> None:
     request = chat(
-        user="u",
         metadata={"a": "b"},
         store=True,
         service_tier="auto",
@@ -275,9 +274,13 @@ def test_the_fields_become_a_request() -> None:
     assert request.template_kwargs == {"enable_thinking": False}
 
 
+def test_a_user_is_a_session() -> None:
+    assert chat(user="u").session != chat(user="v").session != chat().session == ""
+
+
 def test_defaults_are_the_contracts() -> None:
     request = chat()
-    assert (request.n, request.priority, request.max_tokens, request.stop) == (1, 5, None, ())
+    assert (request.n, request.priority, request.max_tokens, request.stop) == (1, None, None, ())
     assert request.sampling.logprobs is None
     assert completion(prompt="a")[0].max_tokens == 16
     assert chat(logprobs=True).sampling.logprobs == 0

@@ -202,12 +202,12 @@ def check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
 
 
 def _priority(parameters: Mapping[str, Any]) -> int | None:
-    value = parameters.get("priority")
-    if value is None:
+    if "priority" not in parameters:
         return None
+    value = parameters["priority"]
     if type(value) is not int or not 0 <= value <= 9:
         raise BadRequest("the parameter 'priority' must be a whole number from 0 to 9")
-    return value
+    return int(value)
 
 
 def _session(parameters: Mapping[str, Any], sender: str) -> str:
