@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from agent.canaries import Trial
@@ -29,15 +30,16 @@ class Arrivals:
         if trial:
             await self._residents.canaries.guard(name or "")
         try:
-            async for row in self._pull(source, name, quantize, trial):
-                yield row
+            async with aclosing(self._pull(source, name, quantize, trial)) as rows:
+                async for row in rows:
+                    yield row
         finally:
             if trial:
                 await self._residents.canaries.unguard(name or "")
 
     async def _pull(
         self, source: str, name: str | None, quantize: bool, trial: Trial | None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         task, rows = started(source, name, self._shelf, self._settings if quantize else None)
         try:
             while (progress := await rows.get()) is not None:

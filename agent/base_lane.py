@@ -56,7 +56,7 @@ class BaseLane:
         """Of the Worker's latest news."""
         if trouble != self._trouble:
             self._trouble = trouble
-            self._telemetry.up.set(0 if trouble else 1)
+            self._telemetry.ready(self, not trouble)
             log.warning("a remote model's server", model=self.model.name, says=trouble or "is back")
 
     def attach(self, supervisor: Supervisor) -> None:

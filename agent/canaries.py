@@ -9,6 +9,7 @@ Version stable.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +83,19 @@ class Canaries:
         self._find = find
         self._ready = ready
         self._kept = _read(file)
+        self._guarded: Counter[str] = Counter()  # Models for which a trial is being pulled
 
     async def guard(self, name: str) -> None:
         """What is about to be pulled for this Model is not to be served at once. NotOnShelf."""
-        await self._whole(lambda: self._keep(self._find(name), guarded=True))
+        resident = self._find(name)
+        self._guarded[resident.model] += 1
+        await self._whole(lambda: self.keep(resident))
 
     async def unguard(self, name: str) -> None:
         """The pull has ended."""
-        await self._whole(lambda: self.keep(self._find(name)))
+        resident = self._find(name)
+        self._guarded[resident.model] -= 1
+        await self._whole(lambda: self.keep(resident))
 
     async def begin(self, name: str, trial: Trial) -> None:
         """Let `model:version` have a part of the Model's traffic. BadRequest, ModelError, OSError."""
@@ -119,7 +125,19 @@ class Canaries:
 
     async def keep(self, resident: Resident) -> None:
         """As things are now."""
-        await self._keep(resident, guarded=False)
+        stable = resident.route.model.version
+        rows = [
+            Canary(version=one.model.version, weight=one.weight, shadow=one.shadow)
+            for one in resident.route.canaries
+        ]
+        now = dict(self._kept)
+        if rows or self._guarded[resident.model]:
+            now[resident.model] = Kept(stable=stable, canaries=rows)
+        elif now.pop(resident.model, None):  # from now on the shelf alone tells
+            await asyncio.to_thread(self._prefer, resident.model, stable)
+        if now != self._kept:
+            await asyncio.to_thread(disk.write_lasting, self._file, All.dump_json(now, indent=1))
+            self._kept = now
 
     async def plan(self, resident: Resident) -> None:
         """What was on trial when the agent ended is again."""
@@ -148,11 +166,16 @@ class Canaries:
         offered = await self._describe(resident.model, version)
         if not _alike(offered, resident):
             raise BadRequest(f"{version} is a model of another kind", param="version")
+        former = resident.route.find(version)
+        before = (former.weight, former.shadow) if former else None
         live = resident.plan(offered, trial.weight, trial.shadow)
         try:
             await self._load(resident, live)
         except (ModelError, OSError):
-            resident.abort(live)
+            if before:
+                live.weight, live.shadow = before
+            else:
+                resident.abort(live)
             raise
         await self.keep(resident)
         log.info("a canary", model=resident.model, version=version, weight=trial.weight, shadow=trial.shadow)
@@ -193,25 +216,15 @@ class Canaries:
         if self._shelf.get(model).version != version:
             self._shelf.prefer(self._shelf.get(model, version))
 
-    async def _keep(self, resident: Resident, *, guarded: bool) -> None:
-        stable = resident.route.model.version
-        rows = [
-            Canary(version=one.model.version, weight=one.weight, shadow=one.shadow)
-            for one in resident.route.canaries
-        ]
-        now = dict(self._kept)
-        if rows or guarded:
-            now[resident.model] = Kept(stable=stable, canaries=rows)
-        elif now.pop(resident.model, None):  # from now on the shelf alone tells
-            await asyncio.to_thread(self._prefer, resident.model, stable)
-        if now != self._kept:
-            await asyncio.to_thread(disk.write_lasting, self._file, All.dump_json(now, indent=1))
-            self._kept = now
-
 
 def _alike(offered: Offered, resident: Resident) -> bool:
     """Whether it is asked as the Model's stable Version is."""
-    return offered.makes_tensors == resident.route.model.makes_tensors
+    stable = resident.route.model
+    return (offered.makes_tensors, offered.encoder, offered.pipeline is None) == (
+        stable.makes_tensors,
+        stable.encoder,
+        stable.pipeline is None,
+    )
 
 
 def _check(resident: Resident, version: str, trial: Trial) -> None:

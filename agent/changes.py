@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import structlog
 
+from agent.errors import Unavailable
+
 log = structlog.get_logger()
 
 T = TypeVar("T")
@@ -43,6 +45,13 @@ class Changes:
                 log.warning("a change failed", error=str(error))
                 outcome.set_exception(error)
                 outcome.exception()  # it was told of: nobody has to ask
+            finally:
+                outcome.cancel()  # where the agent ends before it
 
-        self._tasks.create_task(run())
+        work_runs = run()
+        try:
+            self._tasks.create_task(work_runs)
+        except RuntimeError:  # the group has ended
+            work_runs.close()
+            raise Unavailable("the agent is stopping", retry_after=5) from None
         return await asyncio.shield(outcome)

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     grpc_port: int | None = Field(default=8081, ge=0, le=65535)  # on http_host; "none": no gRPC
-    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=60 * 1024 * 1024)
     body_timeout_s: float = Field(default=30, gt=0)
     allowed_hosts: Annotated[list[str], NoDecode] = []  # besides loopback names and http_host; "*": all
     api_keys: list[ApiKey] = []  # none: no key is asked for

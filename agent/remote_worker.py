@@ -251,10 +251,14 @@ class RemoteTensorWorker(_RemoteWorker):
         return TensorsReady(info)
 
     def _frame(self) -> Ran:
-        answered, size = [], 0
-        while self._answered and size < MOST_FRAME:
+        answered: list[Answered] = []
+        size = 0
+        while self._answered:
+            its = sum(len(tensor.data) for tensor in self._answered[0].outputs or ())
+            if answered and size + its > MOST_FRAME:
+                break
             answered.append(self._answered.popleft())
-            size += sum(len(tensor.data) for tensor in answered[-1].outputs or ())
+            size += its
         if self._answered:
             self._news.set()
         good = sum(one.outputs is not None for one in answered)

@@ -13,6 +13,7 @@ from agent.config import Settings
 from agent.errors import Unavailable
 from agent.offered import Offered
 from agent.replica import Prepared, Replica
+from agent.replicas import Elsewhere
 from agent.route import Lane, Live, Route
 from models import onnx, remote
 from models.errors import ModelError
@@ -20,8 +21,6 @@ from models.gguf import read_header
 from models.shelf import Version
 
 log = structlog.get_logger()
-
-Elsewhere = Callable[[Lane], Lane | None]
 
 
 class Resident:
@@ -41,7 +40,7 @@ class Resident:
         self.route = Route(self._new(offered))
         self.instances = 1  # Workers of the stable Version
         self.pinned = False  # never unloaded but by command
-        self.keep_alive = settings.keep_alive  # seconds without use; negative: for ever
+        self.keep_alive = self._keep_alive = settings.keep_alive  # seconds without use; negative: for ever
         self.used = time.monotonic()  # when it last had something to do
 
     @property
@@ -122,14 +121,14 @@ class Resident:
     async def unload(self) -> None:
         """Drain, then stop all Workers. A Request that comes meanwhile waits, and loads them again."""
         self._prepared.clear()
+        self.keep_alive = self._keep_alive
         for live in self.route.live:
             await self._unload(live, "the model is being unloaded")
 
     async def stop(self) -> None:
         """The agent ends, or the Model was removed."""
-        for ones in self._replicas.values():
-            for one in ones:
-                await one.stop()
+        for one in [one for ones in self._replicas.values() for one in ones]:
+            await one.stop()
 
     # Canaries.
 
@@ -180,12 +179,10 @@ class Resident:
         return live
 
     async def _start(self, live: Live, new: Prepared) -> bool:
-        for replica in self._replicas[live]:
-            if not await replica.load(new):
-                return False
+        loaded = [await replica.load(new) for replica in self._replicas[live]]
         if live not in self.route.canaries:
             await self._fill(live)
-        return True
+        return any(loaded)
 
     async def _fill(self, live: Live) -> None:
         """As many Workers as the Model is to have."""
@@ -212,7 +209,9 @@ class Resident:
 
     async def _retire(self, live: Live) -> None:
         """What waits, and what cannot be ended in time, goes on with the stable Version."""
-        await asyncio.gather(*(one.retire(self.route.stable.lane) for one in self._replicas[live]))
+        self.route.retiring.append(live)
+        await asyncio.gather(*(one.retire(lambda: self.route.stable.lane()) for one in self._replicas[live]))
+        self.route.retiring.remove(live)
         del self._replicas[live]
         self._prepared.pop(live, None)
 

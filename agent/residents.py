@@ -13,18 +13,16 @@ from agent.canaries import Canaries
 from agent.changes import Changes
 from agent.config import Settings
 from agent.errors import Conflict, Unavailable
-from agent.limits import Limits
 from agent.offered import Offered
 from agent.pulls import Report, first
 from agent.replica import Prepared, Replica, prepared
-from agent.resident import Elsewhere, Resident, describe
+from agent.replicas import Elsewhere, Replicas
+from agent.resident import Resident, describe
 from agent.room import make_room
 from agent.route import Lane
 from agent.serving import Serving
 from agent.telemetry import Telemetry
 from agent.templates import Templates
-from agent.tensor_lane import TensorLane
-from agent.text_lane import TextLane
 from models.errors import ModelError, NotOnShelf
 from models.manifest import Manifest
 from models.shelf import Shelf, Version, split_name
@@ -47,10 +45,8 @@ class Residents:
         self._settings = settings
         self._serving = serving
         self._shelf = shelf
-        self._telemetry = telemetry
-        self._templates = templates
         self._report = report
-        self._limits = Limits(settings)
+        self._replicas = Replicas(settings, serving, telemetry, templates, self._used)
         self._changes = Changes()
         self.canaries = Canaries(
             settings.data_dir / "canaries.json",
@@ -97,6 +93,9 @@ class Residents:
             await self.load(await asyncio.to_thread(self._newest, model))
         else:
             await self.load(await asyncio.to_thread(self._shelf.get, model, version))
+        ready, why = self._serving.ready(name)
+        if not ready:  # a pinned one, which is tried again and again
+            raise ModelError(f"{name} is not well: {why}")
 
     async def unload(self, name: str) -> None:
         """Free a Model's memory; it is offered still, and loaded again when somebody asks. NotOnShelf."""
@@ -206,16 +205,7 @@ class Residents:
         return resident, offered
 
     def _replica(self, offered: Offered, elsewhere: Elsewhere) -> Replica:
-        telemetry = self._telemetry.model(offered.name, offered.version)
-        common: Any = (self._limits, self._used, elsewhere)
-        settings = self._settings.of(offered.name)
-        lane: Lane
-        if offered.makes_tensors:
-            lane = TensorLane(offered, settings, telemetry, *common)
-        else:
-            lane = TextLane(offered, settings, telemetry, self._templates, *common)
-        version = (offered.name, offered.version)
-        return Replica(lane, settings, telemetry, self._tasks(), lambda: self._telemetry.forget(*version))
+        return self._replicas.make(offered, elsewhere, self._tasks())
 
     async def _reconsider(self, resident: Resident) -> None:
         """Versions of a Model at rest were removed."""
@@ -244,7 +234,7 @@ class Residents:
                     await self._load(await asyncio.to_thread(self._shelf.get, model.name, model.version))
                 else:
                     await self.canaries.load(resident)
-        except (ModelError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever asked for it is told
             log.error("a model that is asked for cannot be loaded", model=resident.model, error=str(error))
             why = str(error)
         finally:
@@ -260,7 +250,7 @@ class Residents:
             resident.pinned = True
         new = await prepared(self._settings, offered)
         if resident.loaded is None:
-            await make_room(new, self._all.values())
+            await make_room(new, self._all.values(), workers=resident.instances)
             if not await resident.load(new) and not resident.pinned:  # a pinned one is tried again
                 why = resident.route.stable.ready()[1]
                 await resident.unload()
@@ -269,7 +259,8 @@ class Residents:
             await self.canaries.make_stable(resident, version.version)
         elif resident.loaded.offered.version != version.version:
             instead = resident.loaded.need * len(resident.route.stable.lanes)
-            room = await make_room(new, self._all.values(), beside=resident, instead=instead)
+            workers = resident.instances
+            room = await make_room(new, self._all.values(), workers=workers, beside=resident, instead=instead)
             await resident.swap(new, beside=room)
             await self.canaries.keep(resident)
         await self.canaries.load(resident)

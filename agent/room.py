@@ -15,20 +15,26 @@ log = structlog.get_logger()
 
 
 async def make_room(
-    new: Prepared, residents: Iterable[Resident], *, beside: Resident | None = None, instead: int = 0
+    new: Prepared,
+    residents: Iterable[Resident],
+    *,
+    workers: int = 1,
+    beside: Resident | None = None,
+    instead: int = 0,
 ) -> bool:
-    """Unload idle Models until there is memory enough. NoMemory, with the numbers; then nothing was unloaded.
+    """Unload idle Models until there is memory for so many Workers. NoMemory, with the numbers, unloads none.
 
     `beside` is not unloaded. False: there is only enough once `instead` bytes, which it has, are free.
     """
     now = time.monotonic()
     idle = [one for one in residents if one.loaded and not one.pinned and one.idle and one is not beside]
     idle.sort(key=lambda one: one.idle_s(now))
-    there = memory.available()
-    if there + sum(one.need for one in idle) + instead < new.need:
-        raise memory.NoMemory(new.offered.name, new.need, there)
-    while idle and memory.available() < new.need:
+    need, there = new.need * workers, memory.available()
+    if there + sum(one.need for one in idle) + instead < need:
+        raise memory.NoMemory(new.offered.name, need, there)
+    while idle and memory.available() < need:
         victim = idle.pop()
-        log.info("unloaded to make room", model=victim.model, wanted=new.offered.name)
-        await victim.unload()
-    return memory.available() >= new.need
+        if victim.idle:  # still
+            log.info("unloaded to make room", model=victim.model, wanted=new.offered.name)
+            await victim.unload()
+    return memory.available() >= need

@@ -52,6 +52,7 @@ class Route:
 
     stable: Live
     canaries: list[Live] = field(default_factory=list)
+    retiring: list[Live] = field(default_factory=list)  # get nothing new, and end their answers
 
     @property
     def model(self) -> Offered:
@@ -62,7 +63,13 @@ class Route:
         return [self.stable, *self.canaries]
 
     def lanes(self) -> Iterator[Lane]:
+        """Of all that are live."""
         for one in self.live:
+            yield from one.lanes
+
+    def all_lanes(self) -> Iterator[Lane]:
+        """Of those that end their answers too."""
+        for one in (*self.live, *self.retiring):
             yield from one.lanes
 
     def find(self, version: str) -> Live | None:

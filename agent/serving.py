@@ -74,7 +74,11 @@ class Serving:
             return OfTexts(self.submit_all(asked.requests()))
         pipeline_of(model)  # whether it has one
         ticket = self.infer(asked.inference())
-        return OfTensors(ticket, pipeline_of(self.find(f"{ticket.model}:{ticket.version}") or model))
+        try:
+            return OfTensors(ticket, pipeline_of(self.find(f"{ticket.model}:{ticket.version}") or model))
+        except BadRequest:
+            ticket.cancel()
+            raise
 
     def offered(self) -> list[Offered]:
         """What can be asked by a Model's name, loaded or not; the default first."""
@@ -132,7 +136,7 @@ class Serving:
     def shut(self, route: Route) -> None:
         """Offer it no longer."""
         del self._routes[route.model.name]
-        for lane in route.lanes():
+        for lane in route.all_lanes():
             lane.abandon(Unavailable("the model was taken away", retry_after=5))
         if route is self._default:
             self._default, self._held = None, "the default model was removed"
@@ -200,7 +204,7 @@ class Serving:
 
     def _lanes(self) -> Iterator[Lane]:
         for route in self._routes.values():
-            yield from route.lanes()
+            yield from route.all_lanes()
 
     def _sorted(self) -> list[Route]:
         return sorted(self._routes.values(), key=lambda route: (route is not self._default, route.model.name))

@@ -115,6 +115,9 @@ class Supervisor:
                 reason = await self._life()
             except (OSError, ValueError) as error:  # it cannot be started, or it does not speak our frames
                 reason = f"broken: {error}"
+            except Exception as error:  # ours: it must cost no more than this Worker
+                log.exception("a Worker's news could not be taken in", model=self.launch.model)
+                reason = f"broken: {error}"
             if self._stopping:
                 break
             self.deaths = 1 if self._fruitful else self.deaths + 1
@@ -126,6 +129,7 @@ class Supervisor:
             log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)
             await self._pause(pause)
         self._enter(State.STOPPED, "stopped")
+        self.settled.set()
         self.listener.worker_lost("stopped", died=False)
 
     async def stop(self, grace_s: float = 5.0) -> None:
@@ -273,7 +277,7 @@ class Supervisor:
 
     def _enter(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
-        self.telemetry.up.set(1 if state is State.READY else 0)
+        self.telemetry.ready(self.listener, state is State.READY)
 
 
 def _bytes_or_end(received: asyncio.Future[bytes]) -> bytes:

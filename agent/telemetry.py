@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -49,6 +50,15 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
+@dataclass(slots=True)
+class _Now:
+    """Of one Worker, at this moment."""
+
+    queued: tuple[int, int, float] = (0, 0, 0.0)  # requests that run, that wait, and their tokens
+    kv_used: float = 0.0
+    ready: bool = False
+
+
 class ModelTelemetry:
     """One Version's metrics: each has the labels `model_name` and `version`."""
 
@@ -60,7 +70,8 @@ class ModelTelemetry:
         self._waiting_tokens = self._mine(of.waiting_tokens)
         self.rerun, self.queue_time = self._mine(of.rerun), self._mine(of.queue_time)
         self.ttft, self.inter_token, self.e2e = map(self._mine, (of.ttft, of.inter_token, of.e2e))
-        self.up, self.load_time = self._mine(of.up), self._mine(of.load_time)
+        self._now: dict[int, _Now] = {}  # by the lane's identity
+        self._up, self.load_time = self._mine(of.up), self._mine(of.load_time)
         self.likeness = self._mine(of.likeness)
         self._kv_use = self._mine(of.kv_use)
         self._prompt_tokens, self._cached_tokens = self._mine(of.prompt_tokens), self._mine(of.cached_tokens)
@@ -73,10 +84,24 @@ class ModelTelemetry:
         for gauge in (of.running, of.waiting, of.waiting_tokens, of.kv_use, of.up, of.load_time):
             gauge.remove(*self._labels.values())
 
-    def queued(self, running: int, waiting: int, tokens: float) -> None:
-        self._running.set(running)
-        self._waiting.set(waiting)
-        self._waiting_tokens.set(tokens)
+    def queued(self, lane: object, running: int, waiting: int, tokens: float) -> None:
+        """What one of the Version's Workers has and will have; the metrics are the sums."""
+        self._now_of(lane).queued = (running, waiting, tokens)
+        sums = [sum(each) for each in zip(*(one.queued for one in self._now.values()), strict=True)]
+        for gauge, value in zip((self._running, self._waiting, self._waiting_tokens), sums, strict=True):
+            gauge.set(value)
+
+    def ready(self, lane: object, ready: bool) -> None:
+        """Whether one of the Version's Workers is; the metric is whether any is."""
+        self._now_of(lane).ready = ready
+        self._up.set(any(one.ready for one in self._now.values()))
+
+    def left(self, lane: object) -> None:
+        """One of its Workers is there no longer."""
+        self._now.pop(id(lane), None)
+
+    def _now_of(self, lane: object) -> _Now:
+        return self._now.setdefault(id(lane), _Now())
 
     def finished(self, reason: str) -> None:
         self._families.finished.labels(**self._labels, finished_reason=reason).inc()
@@ -87,13 +112,14 @@ class ModelTelemetry:
     def restarted(self, reason: str) -> None:
         self._families.restarts.labels(**self._labels, reason=reason).inc()
 
-    def heard(self, old: Beat, new: Beat) -> None:
+    def heard(self, lane: object, old: Beat, new: Beat) -> None:
         """What a Worker did between two of its heartbeats."""
         self._prompt_tokens.inc(max(0, new.prompt_tokens - old.prompt_tokens))
         self._cached_tokens.inc(max(0, new.cached_tokens - old.cached_tokens))
         self._generation_tokens.inc(max(0, new.generated_tokens - old.generated_tokens))
         self._padded.inc(max(0, new.padded - old.padded))
-        self._kv_use.set(new.kv_used)
+        self._now_of(lane).kv_used = new.kv_used
+        self._kv_use.set(sum(one.kv_used for one in self._now.values()) / len(self._now))
         if new.steps > old.steps:
             self._steps.inc(new.steps - old.steps)
             self._step_time.observe(new.step_seconds)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
+
 from agent.base_lane import BaseLane
 from agent.config import Settings
 from agent.engines.engine import TensorInfo
@@ -35,6 +37,8 @@ from agent.telemetry import ModelTelemetry
 from agent.tensor import Inference, Outputs, Tensor
 from agent.ticket import Ticket
 from models.onnx import TensorSpec
+
+log = structlog.get_logger()
 
 SWEEP_S = 0.25  # how often those that wait for a Worker are looked through for passed deadlines
 MOST_ROWS = 256  # of one Inference, unless `max_batch_size` says less or more
@@ -127,7 +131,7 @@ class TensorLane(BaseLane):
     def worker_said(self, news: Ran) -> None:
         self._telemetry.ran(news)
         self._heard(news.trouble)
-        if any(answered.outputs is not None for answered in news.answered):
+        if news.rows and any(answered.outputs is not None for answered in news.answered):
             self.statistics.ran(news.rows, news.seconds)
         for answered in news.answered:
             self._answer(answered, news.seconds)
@@ -166,6 +170,8 @@ class TensorLane(BaseLane):
         job.ticket.moved(self._cancelled, self.model.version)
         self._waiting[job.ticket.id] = job
         self._bytes += job.bytes
+        if self._supervisor is None:
+            self._on_use(self, None)
         self._send_on()
 
     def move_to(self, other: TensorLane) -> None:
@@ -196,7 +202,7 @@ class TensorLane(BaseLane):
             now = time.monotonic()
             for job in [job for job in self._waiting.values() if job.deadline <= now]:
                 self._end(job, DeadlineExceeded("the deadline passed while the request waited"))
-            self._telemetry.queued(len(self._sent), len(self._waiting), 0)
+            self._telemetry.queued(self, len(self._sent), len(self._waiting), 0)
 
     # To the Worker and back.
 
@@ -209,9 +215,13 @@ class TensorLane(BaseLane):
             id, job = next(iter(self._waiting.items()))
             if self._sent and (job.alone or self._has_alone):
                 return
-            one.send(job.frame(self._settings.request_timeout_s))
             self._sent[id] = self._waiting.pop(id)
             self._has_alone = job.alone
+            try:
+                one.send(job.frame(self._settings.request_timeout_s))
+            except Exception as error:  # one Inference's mistake must not end the others
+                log.exception("an inference could not be handed to the Worker", request=id)
+                self._end(job, InternalError(f"it could not be handed to the model: {error}"))
 
     def _answer(self, answered: Answered, computing: float) -> None:
         job = self._sent.get(answered.id)
@@ -229,7 +239,8 @@ class TensorLane(BaseLane):
         job.ticket.end()
 
     def _rows(self, job: _Job) -> int:
-        return job.ticket.request.inputs[0].shape[0] if self.model.batches else 1
+        first = job.ticket.request.inputs[0]
+        return first.shape[0] if self.model.batches and first.shape else 1
 
     def _end(self, job: _Job, error: AgentError) -> None:
         self._telemetry.failed(error.code)

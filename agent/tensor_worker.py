@@ -12,17 +12,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.batcher import Batcher, Item
 from agent.engines import tensors
 from agent.engines.engine import EngineError, TensorEngine
-from agent.frames import Answered, Cancel, Infer, Ran, Reader, Stop, TensorsReady, ToWorker
+from agent.frames import MAX_FRAME, Answered, Cancel, Infer, Ran, Reader, Stop, TensorsReady, ToWorker
 from agent.link import AgentGone, send
 
 IDLE_BEAT = 0.5  # seconds
+MOST_TOGETHER = 16 << 20  # bytes of outputs in one frame; a single answer may have more
+MOST_ANSWER = MAX_FRAME - (1 << 20)
 ARRANGED = ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")  # settings that `/status` shows
 
 
@@ -129,7 +131,9 @@ class TensorWorker:
                 now = time.monotonic()
                 me.since = None
                 rows = sum(map(self._rows, batch))
-                self._send(Ran(answered, rows, now - begun, len(self._batcher)))
+                for part in in_frames(answered):
+                    self._send(Ran(part, rows, now - begun, len(self._batcher)))
+                    rows = 0  # told once
 
     def _next(self, me: _Runner) -> list[Infer] | None:
         with self._news:
@@ -148,6 +152,9 @@ class TensorWorker:
         except EngineError as error:
             if len(batch) == 1:
                 return [_refused(batch[0].id, "invalid_request", str(error))]
+        except Exception as error:  # noqa: BLE001 - the runner has others to serve
+            if len(batch) == 1:
+                return [_refused(batch[0].id, "internal_error", f"{type(error).__name__}: {error}"[:500])]
         return [answer for one in batch for answer in self._answer([one])]
 
     def _run(self, batch: Sequence[Infer]) -> list[Answered]:
@@ -180,6 +187,23 @@ class TensorWorker:
 
 def _refused(id: str, code: str, message: str) -> Answered:
     return Answered(id, None, code, message)
+
+
+def in_frames(answered: Sequence[Answered]) -> Iterator[list[Answered]]:
+    """As many together as one frame should have; what no frame can carry becomes an error."""
+    part: list[Answered] = []
+    size = 0
+    for one in answered:
+        its = sum(len(tensor.data) for tensor in one.outputs or ())
+        if its > MOST_ANSWER:
+            says = f"the answer has {its} bytes; at most {MOST_ANSWER} can be given: ask for fewer rows"
+            one, its = _refused(one.id, "invalid_request", says), 0
+        if part and size + its > MOST_TOGETHER:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += its
+    yield part
 
 
 def serve_tensors(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> None:

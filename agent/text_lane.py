@@ -105,7 +105,7 @@ class TextLane(BaseLane):
         self._wake.set()
 
     def worker_said(self, beat: Beat) -> None:
-        self._telemetry.heard(self._beat, beat)
+        self._telemetry.heard(self, self._beat, beat)
         self._beat = beat
         self._heard(beat.trouble)
         for said in beat.said:
@@ -150,6 +150,8 @@ class TextLane(BaseLane):
             job.prompt = None  # another Version has another template
         job.ticket.moved(self._cancelled, self.model.version)
         self._queue.push(job.entry(), again=True)
+        if self._supervisor is None:
+            self._on_use(self, None)
         self._wake.set()
 
     def move_to(self, other: TextLane) -> None:
@@ -295,4 +297,4 @@ class TextLane(BaseLane):
         self._wake.set()
 
     def _gauges(self) -> None:
-        self._telemetry.queued(len(self._working), len(self._queue), self._queue.tokens)
+        self._telemetry.queued(self, len(self._working), len(self._queue), self._queue.tokens)

@@ -19,7 +19,7 @@ async def infer(
 ) -> pb.ModelInferResponse:
     """Raises AgentError. A client that cancels, goes away or waits no longer cancels this task."""
     name = find(node, caller, request.model_name, request.model_version).name
-    model = f"{name}:{request.model_version}" if request.model_version else name
+    model = f"{name}:{request.model_version}" if request.model_version else request.model_name
     asked = await _read(request, context.time_remaining(), model=model, sender=caller.sender)
     ticket = node.serving.infer(asked)
     try:

@@ -53,7 +53,11 @@ class InferRoute:
         asked, wanted = await self._read(name, caller, scope, receive)
         ticket = self._node.serving.infer(asked)
         outputs = await _outputs(ticket, receive)
-        body, length = write(outputs, wanted, model=offered.name, version=ticket.version)
+        about = {"model": offered.name, "version": ticket.version}
+        if sum(len(tensor.data) for tensor in outputs.tensors) > LARGE:
+            body, length = await asyncio.to_thread(write, outputs, wanted, **about)
+        else:
+            body, length = write(outputs, wanted, **about)
         await _respond(body, length, send)
 
     async def _read(

@@ -25,6 +25,7 @@ MOST_TENSORS = 1024
 MOST_DIMS = 16
 MOST_ELEMENTS = 1 << 40
 MOST_SESSION = 256
+MOST_MICROSECONDS = 10**15  # some thirty years
 NOT_HERE = {"classification", "shared_memory_region"}  # parameters of Triton's, for inputs and outputs
 
 
@@ -179,8 +180,9 @@ def check_input(name: str, datatype: str, shape: Sequence[int], parameters: Mapp
         raise BadRequest(f"input '{name}': the datatype '{datatype[:20]}' is not known")
     if len(shape) > MOST_DIMS or any(size < 0 for size in shape):
         raise BadRequest(f"input '{name}' has an impossible shape")
-    if (count := prod(shape)) > MOST_ELEMENTS:
-        raise BadRequest(f"input '{name}' would have {count} elements")
+    count = prod(shape)
+    if prod(max(1, size) for size in shape) > MOST_ELEMENTS:  # a size of 0 does not make the others small
+        raise BadRequest(f"input '{name}' has a shape of over {MOST_ELEMENTS} elements")
     if unknown := NOT_HERE & parameters.keys():
         raise BadRequest(f"input '{name}' has '{min(unknown)}', which this node does not have")
     return count
@@ -225,6 +227,6 @@ def _deadline(parameters: Mapping[str, Any]) -> float | None:
     microseconds = parameters.get("timeout")
     if microseconds in (None, 0):
         return None
-    if type(microseconds) is not int or microseconds < 0:
+    if type(microseconds) is not int or not 0 <= microseconds <= MOST_MICROSECONDS:
         raise BadRequest("the parameter 'timeout' must be a whole number of microseconds")
     return time.monotonic() + microseconds / 1e6

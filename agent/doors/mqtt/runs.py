@@ -32,6 +32,7 @@ from cloud_sync.state import Prompt, State, StateError
 NOT_READY_S = 0.5  # how often a node that is not ready is asked again
 RETRY_S = 1.0  # after the database did not take a write
 HOLD_S = 10.0  # the longest that a sender is held at once
+HOLD_MOST_S = 120.0  # the same where its model is away again and again
 FULL_S, FULL_MOST_S = 0.1, 5.0  # how long all of a kind are held at a full queue; doubles
 
 log = structlog.get_logger()
@@ -76,6 +77,7 @@ class Runs:
         self._most_bytes = 4 * settings.max_body_bytes
         self._running: dict[int, int] = {}  # number -> bytes of its body
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
+        self._hold_s: dict[str, float] = {}  # sender -> for how long the next time
         self._full = {"prompts": _Full(), "tensors": _Full()}
         self._wake = asyncio.Event()
 
@@ -134,15 +136,9 @@ class Runs:
 
     def _waits(self, now: float) -> dict[str, float]:
         """By kind, the seconds until some may be started; 0: now."""
-        waits = {kind: max(0.0, full.until - now) for kind, full in self._full.items()}
-        if not self._serving.ready()[0]:
-            waits["prompts"] = max(waits["prompts"], NOT_READY_S)
-            default = self._serving.find("")
-            if not self._serving.whole or (
-                default and default.makes_tensors
-            ):  # tensors may be for what is to come
-                waits["tensors"] = max(waits["tensors"], NOT_READY_S)
-        return waits
+        unknown = self._serving.find("") is None or not self._serving.whole  # they may be for what is to come
+        least = NOT_READY_S if unknown else 0.0
+        return {kind: max(least, full.until - now) for kind, full in self._full.items()}
 
     async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
@@ -174,6 +170,9 @@ class Runs:
     def _hold(self, prompt: Prompt, error: AgentError) -> None:
         if isinstance(error, RateLimited | Unavailable):  # of Unavailable: the model that it named, alone
             wait = min(HOLD_S, error.retry_after or RETRY_S)
+            if isinstance(error, Unavailable):  # each try costs the flash two commits
+                wait = max(wait, self._hold_s.get(prompt.sender, 0.0))
+                self._hold_s[prompt.sender] = min(2 * wait, HOLD_MOST_S)
             self._held[prompt.sender] = time.monotonic() + wait * random.uniform(1, 1.2)  # noqa: S311
         else:
             self._full[_kind(prompt)].again()
