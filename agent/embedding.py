@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.errors import BadRequest, PromptTooLong
+from agent.errors import BadRequest, PromptTooLong, Unavailable
 from agent.job import TextTicket
 from agent.offered import Offered
 from agent.request import Prompt, Request
@@ -90,6 +90,8 @@ class OfTexts:
 
     async def only(self) -> Embedded:
         chunks = [await ticket.only() for ticket in self.tickets]
+        if len({ticket.version for ticket in self.tickets}) > 1:  # their vectors cannot be compared
+            raise Unavailable("another version of the model took over meanwhile", retry_after=1)
         tokens = sum(chunk.usage.prompt_tokens for chunk in chunks if chunk.usage)
         return Embedded(tuple(chunk.vector for chunk in chunks), tokens)
 

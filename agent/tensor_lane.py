@@ -91,7 +91,7 @@ class TensorLane(BaseLane):
     def infer(self, asked: Inference) -> TensorTicket:
         """Take an Inference in. Raises BadRequest, Unavailable or Overloaded."""
         self._check_health()
-        check(asked, self.model, self._settings.max_batch_size or MOST_ROWS)
+        self._check(asked)
         now, size = time.monotonic(), sum(len(tensor.data) for tensor in asked.inputs)
         if self.load and (
             self.load >= self._settings.queue_requests or self._bytes + size > self._settings.queue_bytes
@@ -110,6 +110,9 @@ class TensorLane(BaseLane):
         self._on_use(self, asked.keep_alive)
         self._send_on()
         return job.ticket
+
+    def _check(self, asked: Inference) -> None:
+        check(asked, self.model, self._settings.max_batch_size or MOST_ROWS)
 
     def has(self, request: str) -> bool:
         return request in self._waiting or request in self._sent
@@ -167,6 +170,11 @@ class TensorLane(BaseLane):
             self._on_use(self, None)
 
     def take(self, job: _Job) -> None:
+        if job.ticket.version != self.model.version:
+            try:
+                self._check(job.ticket.request)
+            except AgentError as error:
+                return self._end(job, error)
         job.ticket.moved(self._cancelled, self.model.version)
         self._waiting[job.ticket.id] = job
         self._bytes += job.bytes

@@ -146,8 +146,12 @@ class TextLane(BaseLane):
 
     def take(self, job: Job) -> None:
         """Go on with what another lane, or this one's former Worker, had."""
-        if job.request.messages is not None:
-            job.prompt = None  # another Version has another template
+        if job.ticket.version != self.model.version:
+            job.prompt = job.request.prompt  # another Version has another template
+            try:
+                check(job.request, self.model, self._settings)
+            except AgentError as error:
+                return self._working.fail(job, error)
         job.ticket.moved(self._cancelled, self.model.version)
         self._queue.push(job.entry(), again=True)
         if self._supervisor is None:

@@ -242,7 +242,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         if isinstance(loaded, RemoteEngine):
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
-            sharing.take_share(settings.get("cpu_share", 1.0))
+            sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
             serve_tensors(loaded, link, settings)
         else:
             pace = Pace(
