@@ -20,8 +20,9 @@ CAP_SYS_NICE = 23
 
 
 TENSORS = 0.4
-"""A step of text needs all of its threads at once, and a run of tensors its own alone: at one level, text beside
-tensors gets a sixth of what it has alone, and with this a third, while the tensors keep over half (measured)."""
+"""A step of text needs all of its threads at once, and a run of tensors its own alone: at one level, text
+beside tensors gets a sixth of what it has alone, and with this a third, while the tensors keep over half
+(measured: docs/performance.md)."""
 
 
 def give_way() -> None:
