@@ -247,6 +247,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
+            sharing.take_share(settings.get("cpu_share", 1.0))
             )
             if loaded.info.generates:
                 calibrate(loaded, pace)
