@@ -29,6 +29,8 @@ from models.remote import Remote, read
 
 MOST_METADATA = 1 << 20  # bytes
 MOST_ANSWER = MAX_FRAME - (1 << 20)  # bytes: it must fit into a frame
+FRAMED = 1 << 10  # bytes that a frame has about a tensor, at most, beside its name
+MOST_SIZE = 1 << 53  # of an axis; frames have no room for more
 BINARY = "binary_tensor_data"
 LENGTH = "Inference-Header-Content-Length"
 
@@ -124,9 +126,14 @@ class TritonServer:
 
     def _outputs(self, body: bytes, length: int | None) -> tuple[Tensor, ...]:
         try:
-            return read_outputs(body, length)
+            made = read_outputs(body, length)
+            size = sum(FRAMED + len(one.name.encode()) + len(one.data) for one in made)
         except (ValueError, TypeError, OverflowError, KeyError, EngineError) as error:
             raise UpstreamFailed(self._upstream.says(f"sent outputs that are none: {error}")) from None
+        if size > MOST_ANSWER:  # in JSON they may have been smaller
+            told = f"sent outputs of {size} bytes, and at most {MOST_ANSWER} can be given"
+            raise UpstreamFailed(self._upstream.says(told))
+        return made
 
 
 def write(asked: Infer, *, binary: bool) -> tuple[bytes, int | None]:

@@ -181,6 +181,16 @@ def test_rubbish_ends_that_request_alone(agent: Agent, plain: Upstream, wrong: A
 
 def test_no_more_are_there_at_once_than_was_said(agent: Agent, plain: Upstream) -> None:
     lock, now, most = threading.Lock(), 0, 0
+def test_what_grows_too_large_for_a_frame_is_refused(agent: Agent, plain: Upstream) -> None:
+    values = 9 << 20  # of 2 bytes there, and of 8 here
+    told = {"name": "x", "datatype": "INT64", "shape": [values], "data": []}
+    body = json.dumps({"outputs": [told]}).encode().replace(b"[]", b"[" + b"0," * (values - 1) + b"0]")
+    plain.next(does.status(200, body))
+    answer = post(agent, "plain", x([1.0, 2.0]))
+    assert (answer.status_code, "at most" in answer.json()["error"]) == (502, True), answer.text
+    assert post(agent, "plain", x([1.0, 2.0])).status_code == 200
+
+
 
     def counted(handler: Handler) -> None:
         nonlocal now, most
