@@ -20,7 +20,7 @@ from typing import Any
 
 from agent import sharing
 from agent.embedder import Embedder
-from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorInfo
+from agent.engines.engine import CannotEmbed, Drawn, Engine, EngineError, RemoteEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -120,6 +120,8 @@ class Worker:
             )
         if start.embed:
             return self._start_embedding(start, prompt)
+        if not engine.info.generates:
+            return self._refuse(start.id, "invalid_request", "this model makes embeddings alone")
         context = engine.info.context
         if any(token >= engine.info.vocabulary for token in start.sampling.logit_bias):
             return self._refuse(
@@ -154,7 +156,12 @@ class Worker:
         if not self._embedder:
             return
         begun = time.monotonic()
-        said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        try:
+            said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        except CannotEmbed as error:  # the answers go on
+            for request in self._embedder.clear():
+                self._refuse(request, "model_unavailable", str(error))
+            return
         self._embed_pace.took(0, 0, tokens, time.monotonic() - begun)
         self._said += said
         self._embedded += len(said)
@@ -240,6 +247,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
         if isinstance(loaded, RemoteEngine):
+            sharing.take_share(settings.get("cpu_share", 1.0))
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
             sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.engines.engine import EngineError, EngineInfo, Progress
-from agent.engines.openai_events import BadEvent, Cut, Events, Refused
+from agent.engines.openai_events import MOST_COUNT, BadEvent, Cut, Events, Refused
 from agent.engines.upstream import TryAgain, Upstream, parsed
-from agent.errors import Unavailable, UpstreamFailed
+from agent.errors import BadRequest, Unavailable, UpstreamFailed
 from agent.frames import Start
 from agent.remote_worker import RemoteTextWorker
 from agent.request import Chunk, Sampling
@@ -59,9 +59,11 @@ class OpenAIServer:
             names = ", ".join(sorted(listed)[:NAMED])[:300] or "none"
             raise UpstreamFailed(self._upstream.says(f"has no model {self._remote.model!r}; it has {names}"))
         longest = listed[self._remote.model].get("max_model_len")
-        return self._info(longest if isinstance(longest, int) and longest > 0 else None)
+        return self._info(longest if isinstance(longest, int) and 0 < longest <= MOST_COUNT else None)
 
     async def answer(self, asked: Start, say: Callable[[Chunk], None]) -> None:
+        if asked.embed:  # of a Version that could, before this one came
+            raise BadRequest("this is a remote model now: ask its own server for embeddings", param="model")
         content = msgspec.json.encode(body(asked, self._remote.model))
         path = "/completions" if asked.messages is None else "/chat/completions"
         said = False

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -29,6 +29,8 @@ from models.remote import Remote, read
 
 MOST_METADATA = 1 << 20  # bytes
 MOST_ANSWER = MAX_FRAME - (1 << 20)  # bytes: it must fit into a frame
+FRAMED = 1 << 10  # bytes that a frame has about a tensor, at most, beside its name
+MOST_SIZE = 1 << 53  # of an axis; frames have no room for more
 BINARY = "binary_tensor_data"
 LENGTH = "Inference-Header-Content-Length"
 
@@ -36,7 +38,7 @@ LENGTH = "Inference-Header-Content-Length"
 class _Output(msgspec.Struct):
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[Annotated[int, msgspec.Meta(ge=0, le=MOST_SIZE)]]
     data: Any = None
     parameters: dict[str, Any] | None = None
 
@@ -48,7 +50,7 @@ class _Answer(msgspec.Struct):
 class _Spec(msgspec.Struct):
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[Annotated[int, msgspec.Meta(le=MOST_SIZE)]]
 
     def spec(self) -> TensorSpec:
         return TensorSpec(self.name, self.datatype, tuple(None if size < 0 else size for size in self.shape))
@@ -124,9 +126,14 @@ class TritonServer:
 
     def _outputs(self, body: bytes, length: int | None) -> tuple[Tensor, ...]:
         try:
-            return read_outputs(body, length)
+            made = read_outputs(body, length)
+            size = sum(FRAMED + len(one.name.encode()) + len(one.data) for one in made)
         except (ValueError, TypeError, OverflowError, KeyError, EngineError) as error:
             raise UpstreamFailed(self._upstream.says(f"sent outputs that are none: {error}")) from None
+        if size > MOST_ANSWER:  # in JSON they may have been smaller
+            told = f"sent outputs of {size} bytes, and at most {MOST_ANSWER} can be given"
+            raise UpstreamFailed(self._upstream.says(told))
+        return made
 
 
 def write(asked: Infer, *, binary: bool) -> tuple[bytes, int | None]:
@@ -183,8 +190,6 @@ def _from_json(one: _Output) -> Tensor:
 
 
 def _checked(tensor: Tensor) -> Tensor:
-    if any(size < 0 for size in tensor.shape):
-        raise ValueError(f"{tensor.name[:100]} has an impossible shape")
     wanted = prod(tensor.shape)
     there = len(elements(tensor.data)) if tensor.datatype == "BYTES" else None
     if there is None and len(tensor.data) != wanted * SIZES[tensor.datatype]:

@@ -168,14 +168,26 @@ def test_what_may_be_better_soon_is_tried_again(agent: Agent, plain: Upstream) -
         {"outputs": [{"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}]},
         {"outputs": x([[1.0], [2.0, 3.0]])},
         {"outputs": x([300, 1], "INT8")},
+        {"outputs": x([], shape=(0, 2**70))},
+        {"outputs": [{**x([1.0, 2.0])[0], "name": "\ud800"}]},
     ],
-    ids=["text", "kind", "few", "texts", "datatype", "shape", "raw", "ragged", "overflow"],
+    ids=["text", "kind", "few", "texts", "datatype", "shape", "raw", "ragged", "overflow", "axis", "name"],
 )
 def test_rubbish_ends_that_request_alone(agent: Agent, plain: Upstream, wrong: Any) -> None:
     plain.next(does.status(200, wrong))
     answer = post(agent, "plain", x([1.0, 2.0]))
     assert answer.status_code == 502, answer.text
     assert "outputs that are none" in answer.json()["error"]
+    assert post(agent, "plain", x([1.0, 2.0])).status_code == 200
+
+
+def test_what_grows_too_large_for_a_frame_is_refused(agent: Agent, plain: Upstream) -> None:
+    values = 9 << 20  # of 2 bytes there, and of 8 here
+    told = {"name": "x", "datatype": "INT64", "shape": [values], "data": []}
+    body = json.dumps({"outputs": [told]}).encode().replace(b"[]", b"[" + b"0," * (values - 1) + b"0]")
+    plain.next(does.status(200, body))
+    answer = post(agent, "plain", x([1.0, 2.0]))
+    assert (answer.status_code, "at most" in answer.json()["error"]) == (502, True), answer.text
     assert post(agent, "plain", x([1.0, 2.0])).status_code == 200
 
 

@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from agent import sharing
+from tests.support import upstream as does
 from tests.support.agent import Agent
+from tests.support.upstream import Upstream
 
 pytestmark = pytest.mark.skipif(not sharing.may_return(), reason="no right to come back from a lower level")
 
@@ -51,6 +53,19 @@ def test_a_worker_that_loads_gives_way_and_has_its_share_when_it_answers(
     assert agent.worker_pid is not None
     assert levels(agent.worker_pid) == {3}  # 1.25 ** -3 is about a half
     agent.stop()
+
+
+def test_the_worker_of_a_remote_model_comes_back_too(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    there = Upstream(gets={"/v1/models": {"data": [{"id": "theirs"}]}}, good=does.answer("well")).start()
+    file = tmp_path / "far.toml"
+    file.write_text(f'engine = "openai"\nurl = "{there.url}"\nmodel = "theirs"\n')
+    agent = start_agent(AUTOGLM_MODEL=str(file))
+    assert agent.worker_pid is not None
+    assert levels(agent.worker_pid) == {0}
+    agent.stop()
+    there.stop()
 
 
 def test_without_a_share_that_is_set_all_are_equal(echo_agent: Agent) -> None:
