@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from models import sources
-from models.errors import BadFile, BadSource, Damaged, NotThere, WrongDigest
-from models.manifest import Manifest
+from models.errors import BadFile, BadSource, Damaged, ModelError, NotThere, WrongDigest
+from models.manifest import File, Manifest
 from models.shelf import Shelf, Version
 from models.sources import known
 from tests.models.hub import Hub
@@ -313,3 +313,27 @@ async def test_a_small_file_is_checked_by_the_digest_that_the_hub_lists(hub: Hub
     hub.site.served[path] = Served(SENTENCES["config.json"].replace(b"8", b"9"))
     with pytest.raises(WrongDigest, match="not the one that the hub lists"):
         await pull("owner/Encoder", shelf)
+
+
+async def test_a_version_whose_folder_cannot_be_made_is_none_and_hides_no_other(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    plain = await pull(write_gguf(tmp_path / "plain.gguf"), shelf)
+    (shelf.root / "folders").write_bytes(b"in the way")
+    with pytest.raises(ModelError):
+        await pull(lay(tmp_path / "m", {"x.onnx": EXTERNAL, "weights/w.bin": b"w"}), shelf)
+    assert shelf.versions() == [plain]
+    (shelf.root / "folders").unlink()
+    whole = await pull(tmp_path / "m", shelf)
+    assert len(shelf.versions()) == 2
+    shutil.rmtree(shelf.root / "folders")
+    (shelf.root / "folders").write_bytes(b"in the way")
+    assert shelf.versions() == [plain]
+    (shelf.root / "folders").unlink()
+    assert shelf.get("m") == whole
+
+
+def test_a_name_that_no_file_system_takes_is_no_path() -> None:
+    File(path="ä" * 127, size=0, sha256="0" * 64)
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        File(path="weights/" + "ä" * 128, size=0, sha256="0" * 64)
