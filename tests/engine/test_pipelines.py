@@ -18,6 +18,7 @@ from PIL import Image
 
 from agent.engines.engine import EngineError, TensorEngine
 from agent.engines.onnx import load
+from agent.engines.text_embedding import TOKENS
 from models.errors import BadFile
 from models.onnx import read_header
 from models.pipelines.derive import SAID_IN, derive
@@ -127,6 +128,33 @@ def test_token_ids_are_taken_as_they_are(bert: Bert, folder: Path) -> None:
     )
     assert tokens.tolist() == [len(ids)] * 2
     assert np.abs(vector - same).max() < TOLERANCE
+
+
+def test_more_texts_than_run_at_once_get_each_its_own_vector(
+    folder: Path, alone: Callable[[str], Floats]
+) -> None:
+    texts = ["dog " * (1 + at * 7 % 30) for at in range(300)]
+    found, tokens = run(engine_of(folder), [text.encode() for text in texts])
+    assert tokens.sum() > TOKENS
+    for at in range(0, 300, 29):
+        assert np.abs(found[at] - unit(alone(texts[at]).mean(axis=0))).max() < TOLERANCE
+
+
+def test_a_text_without_tokens_is_refused(bert: Bert, tmp_path: Path) -> None:
+    root = bert.write_folder(tmp_path / "bare")
+    tokenizer = json.loads((root / "tokenizer.json").read_text())
+    (root / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    with pytest.raises(EngineError, match="has no tokens"):
+        run(engine_of(root, pooling="last"), [b"dog", b""])
+
+
+def test_what_the_tokenizer_cannot_do_is_told(bert: Bert, tmp_path: Path) -> None:
+    root = bert.write_folder(tmp_path / "strict")
+    tokenizer = json.loads((root / "tokenizer.json").read_text())
+    tokenizer["model"]["unk_token"] = "[NONE]"
+    (root / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(EngineError, match="the tokenizer cannot take a text"):
+        run(engine_of(root), ["\u2603".encode()])
 
 
 @pytest.mark.parametrize(
