@@ -262,6 +262,20 @@ def test_jpeg_and_grey_and_palette_pictures_are_pictures_too(classifier: Path) -
     assert labels.shape == (4, 1)
 
 
+def test_a_large_jpeg_gets_the_same_labels_as_a_small_one(classifier: Path) -> None:
+    large = picture((1600, 1200))
+    labels, scores = run(engine_of(classifier, "m.onnx"), [written(large, "JPEG")])
+    wanted = expected(large)
+    assert np.abs(scores[0] - [wanted[label] for label in labels[0]]).max() < 0.01
+
+
+def test_pictures_that_are_too_large_together_are_refused_before_they_are_decoded(classifier: Path) -> None:
+    large = written(Image.new("1", (8_000, 4_100)))
+    run(engine_of(classifier, "m.onnx"), [large])
+    with pytest.raises(EngineError, match="more than 64000000 pixels together"):
+        run(engine_of(classifier, "m.onnx"), [large, large])
+
+
 def bomb() -> bytes:
     """A few kilobytes that would be 400 million pixels."""
     return written(Image.new("1", (20_000, 20_000)))
