@@ -196,6 +196,7 @@ def test_a_model_of_one_row_and_a_fixed_length_gives_the_same(
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 LABELS = ["red", "green", "blue"]
+CONFIG = {"architectures": ["AForImageClassification"], "id2label": dict(enumerate(LABELS))}
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "do_normalize": True, "image_mean": MEAN, "image_std": STD,
     }  # fmt: skip
     (root / "preprocessor_config.json").write_text(json.dumps(says))
-    (root / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS))}))
+    (root / "config.json").write_text(json.dumps(CONFIG))
     return root
 
 
