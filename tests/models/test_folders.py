@@ -273,6 +273,7 @@ def hub(site: Site, other_site: Site, monkeypatch: pytest.MonkeyPatch) -> Hub:
     split = onnx_bytes(initializers=[external_tensor("w", "model.onnx_data")])
     started.add("owner/Split", {"onnx/model.onnx": split, "onnx/model.onnx_data": b"weights"})
     started.add("owner/Lost", {"onnx/model.onnx": split, "model.onnx_data": b"elsewhere"})
+    started.add("owner/Alone", {"model.onnx": ENCODER, "README.md": b"-"})
     started.add("owner/Many", {"a.onnx": ENCODER, "b.onnx": split})
     return started
 
@@ -306,6 +307,27 @@ async def test_a_repository_is_fetched_again_only_where_it_has_changed(hub: Hub,
     assert len(hub.network.seen) == seen
     hub.add("owner/Encoder", {**SENTENCES, "sentence_bert_config.json": b'{"max_seq_length": 128}'})
     assert (await pull("owner/Encoder", shelf)).version != first.version
+
+
+async def test_a_model_that_stands_alone_in_its_repository_is_fetched_again_only_where_it_has_changed(
+    hub: Hub, shelf: Shelf
+) -> None:
+    first = await pull("owner/Alone", shelf)
+    seen = len(hub.network.seen)
+    assert await pull("owner/Alone", shelf) == first
+    assert len(hub.network.seen) == seen
+    hub.add("owner/Alone", {"model.onnx": EXTERNAL.replace(b"weights/w", b"weights/v"), "weights/v.bin": b""})
+    assert (await pull("owner/Alone", shelf)).version != first.version
+
+
+async def test_a_folder_that_lost_what_belonged_to_its_model_has_changed(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    root = lay(tmp_path / "m", {"model.onnx": ENCODER, "config.json": b"{}"})
+    first = await pull(root, shelf)
+    (root / "config.json").unlink()
+    assert known(str(root), shelf) is None
+    assert len((await pull(root, shelf)).manifest.files) == 1 < len(first.manifest.files)
 
 
 async def test_a_small_file_is_checked_by_the_digest_that_the_hub_lists(hub: Hub, shelf: Shelf) -> None:
