@@ -16,6 +16,7 @@ from agent.tensor import Inference, Outputs, Tensor
 from agent.ticket import Ticket
 from models.pipelines.table import TextEmbedding
 
+TOGETHER = 8  # more, and long texts would hold a Worker for so long that it seems to hang
 IDS = b"\xff"  # what an element begins with that holds token ids: see engines/text_embedding.py
 
 
@@ -26,6 +27,7 @@ class Embedding:
     id: str  # unique in this agent
     model: str = ""  # "" is the node's default
     inputs: tuple[Prompt, ...]
+    together: int = TOGETHER  # inputs that a Model of tensors gets at once
     priority: int | None = None  # 0 to 9, 9 is served first; None: as the settings say
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""
@@ -50,19 +52,23 @@ class Embedding:
             for at, one in enumerate(self.inputs)
         ]
 
-    def inference(self) -> Inference:
-        """For a Model of tensors with a pipeline: one of all inputs."""
-        elements = [one.encode() if isinstance(one, str) else IDS + _ids(one) for one in self.inputs]
+    def inferences(self) -> list[Inference]:
+        """For a Model of tensors with a pipeline: one for each few inputs, all for the same Version."""
+        parts = range(0, len(self.inputs), self.together)
+        return [self._inference(at, self.inputs[at : at + self.together]) for at in parts]
+
+    def _inference(self, at: int, inputs: Sequence[Prompt]) -> Inference:
+        elements = [one.encode() if isinstance(one, str) else IDS + _ids(one) for one in inputs]
         data = b"".join(len(one).to_bytes(4, "little") + one for one in elements)
         return Inference(
-            id=self.id,
+            id=f"{self.id}-{at}",
             model=self.model,
             inputs=(Tensor("text", "BYTES", (len(elements),), data),),
             outputs=("embedding", "tokens"),
             priority=self.priority,
             deadline=self.deadline,
             sender=self.sender,
-            session=self.session,
+            session=self.session or self.id,
             keep_alive=self.keep_alive,
         )
 
@@ -102,24 +108,33 @@ class OfTexts:
 
 @dataclass(frozen=True, slots=True)
 class OfTensors:
-    """The Ticket of a Model of tensors."""
+    """The Tickets of a Model of tensors. Whoever is told of an error cancels the others."""
 
-    ticket: Ticket[Inference, Outputs]
+    tickets: Sequence[Ticket[Inference, Outputs]]
     pipeline: TextEmbedding
 
     async def only(self) -> Embedded:
-        vectors, tokens = (await self.ticket.only()).tensors
-        counts = array("q", tokens.data)
-        for at, count in enumerate(counts):
+        vectors: list[bytes] = []
+        tokens = 0
+        for ticket in self.tickets:
+            made, counted = (await ticket.only()).tensors
+            counts = array("q", counted.data)
+            self._check(counts, len(vectors))
+            size = len(made.data) // len(counts)
+            parts = [made.data[at : at + size] for at in range(0, len(made.data), size)]
+            vectors += parts if self.pipeline.normalise else map(unit, parts)
+            tokens += sum(counts)
+        return Embedded(tuple(vectors), tokens)
+
+    def _check(self, counts: Sequence[int], first: int) -> None:
+        for at, count in enumerate(counts, first):
             if count > self.pipeline.max_tokens:
                 says = f"input {at} has {count} tokens, and this model takes {self.pipeline.max_tokens}"
                 raise PromptTooLong(says, param="input")
-        size = len(vectors.data) // len(counts)
-        parts = [vectors.data[at : at + size] for at in range(0, len(vectors.data), size)]
-        return Embedded(tuple(parts if self.pipeline.normalise else map(unit, parts)), sum(counts))
 
     def cancel(self) -> None:
-        self.ticket.cancel()
+        for ticket in self.tickets:
+            ticket.cancel()
 
 
 def pipeline_of(model: Offered) -> TextEmbedding:

@@ -50,6 +50,7 @@ class Probes:
         known = await asyncio.to_thread(self._read)
         if key in known:
             return Measured(**known[key])
+        settings = {**settings, "size": size}  # of all its files
         if size > TIMED_BYTES:
             candidates, settings = candidates[:1], {**settings, "brief": True}
         try:

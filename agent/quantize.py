@@ -16,7 +16,9 @@ from typing import Any
 from agent import device, footprint, memory
 from agent.config import Settings
 from models.errors import BadFile, ModelError
+from models.format import external_files
 from models.manifest import File
+from models.onnx import read_header
 from models.shelf import Shelf, Staged, Version
 from models.sources import Progress, catalog, work
 from models.sources.file import checked
@@ -51,18 +53,27 @@ async def better(
     trial = device.trial_of(settings, version.model, version.manifest.engine, {})
     if version.manifest.engine != "onnx" or trial is None:
         raise _is_gguf(version.model)
+    if await asyncio.to_thread(_has_data, version):
+        raise BadFile(
+            f"{version.model} is on the shelf, but not quantised: its weights lie in other files, and"
+            " onnxruntime's tools need them in its own: save it as one file"
+        )
     need, there = footprint.TENSOR_PROCESS + MEMORY * version.size, memory.available()
     if there < need:
         raise memory.NoMemory(f"quantising {version.model}", need, there)
     meter, key = Meter(report), f"int8-{version.version}"
     async with work.working(shelf, key, meter) as folder:
         try:
-            await asyncio.to_thread(work.make_room, shelf, 2 * version.size, f"quantising {version.model}")
+            await asyncio.to_thread(work.make_room, shelf, 3 * version.size, f"quantising {version.model}")
             found = await _found(version, folder, trial, there, meter)
             decision, file = decide(found)
             return (await _kept(version, Path(file), shelf, meter) if file else version), decision
         finally:
             await asyncio.to_thread(work.finish, shelf, key)
+
+
+def _has_data(version: Version) -> bool:
+    return bool(external_files(version.manifest.files[0].path, read_header(version.path)))
 
 
 async def _found(

@@ -91,7 +91,7 @@ def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[di
         return engine_factory(engine)(model, {**settings, **candidate}, lambda _: None)
 
     if "cap" in candidates[0]:
-        timed = trials(load, candidates, Path(model).stat().st_size)
+        timed = trials(load, candidates, settings.get("size") or Path(model).stat().st_size)
     else:
         timed = _rehearsals(load, candidates, bool(settings.get("brief")))
     for index, seconds in timed:

@@ -73,11 +73,15 @@ class Serving:
         if model is None or not model.makes_tensors:
             return OfTexts(self.submit_all(asked.requests()))
         pipeline_of(model)  # whether it has one
-        ticket = self.infer(asked.inference())
+        tickets: list[TensorTicket] = []
         try:
-            return OfTensors(ticket, pipeline_of(self.find(f"{ticket.model}:{ticket.version}") or model))
-        except BadRequest:
-            ticket.cancel()
+            for one in asked.inferences():
+                tickets.append(self.infer(one))
+            answering = self.find(f"{tickets[0].model}:{tickets[0].version}")
+            return OfTensors(tickets, pipeline_of(answering or model))
+        except AgentError:
+            for ticket in tickets:
+                ticket.cancel()
             raise
 
     def offered(self) -> list[Offered]:

@@ -13,6 +13,7 @@ from models.pipelines.table import Pipeline
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"  # of a Model: no slash, and never "." or ".."
 VERSION_DIGITS = 12
+MOST_NAME = 255  # bytes of one name: what file systems take
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -35,6 +36,8 @@ class File(_Frozen):
         bad = path.is_absolute() or ".." in path.parts or str(path) != self.path
         if bad or "\\" in self.path or not self.path.isprintable():
             raise ValueError("a file's path must be relative, in its plainest form, and without '..'")
+        if any(len(part.encode()) > MOST_NAME for part in path.parts):
+            raise ValueError(f"a file's name must have at most {MOST_NAME} bytes")
         return self
 
 

@@ -3,7 +3,8 @@
     blobs/sha256-<hex>                  files, by content; each is shared by all Versions that have it
     manifests/<model>/<version>.json    a Version exists when this file does; it is written last
     folders/<version>/<path>            of a Version of several files: hard links to its blobs by their names,
-                                        as the Engine looks for them; made anew where they are missing
+                                        as the Engine looks for them (copies where the disk has no links);
+                                        made anew where they are missing
     work/                               pulls in progress and interrupted ones (`sources/work.py`)
     lock                                held by whoever changes blobs or manifests
 
@@ -13,6 +14,7 @@ At any crash there is a whole Version or none; what is left over goes at the nex
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import secrets
 import shutil
@@ -28,6 +30,8 @@ from models.manifest import File, Manifest, version_of
 from models.pipelines.table import Pipeline
 
 log = structlog.get_logger()
+
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK)  # of file systems without hard links
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,10 @@ class Shelf:
                 self._place(one)
             for changed in (self._blobs, self._manifests, self.root):
                 disk.sync(changed)
+            whole = self._whole(manifest)  # before the manifest: where this fails there is no Version
             disk.write_lasting(path, manifest.to_bytes())
             self._drop_leftovers()
-        return self._whole(manifest)
+        return whole
 
     def prefer(self, version: Version) -> None:
         """Let it be the newest of its Model: the one that is served."""
@@ -211,9 +216,12 @@ class Shelf:
             return self._whole(manifest)
         except FileNotFoundError:
             return None  # removed meanwhile
+        except OSError as error:
+            log.warning("a Version's folder cannot be made", manifest=str(path), error=str(error))
+            return None
 
     def _whole(self, manifest: Manifest) -> Version:
-        """FileNotFoundError: a blob has gone."""
+        """FileNotFoundError: a blob has gone. OSError: its folder cannot be made."""
         main = manifest.files[0]
         if len(manifest.files) == 1:
             return Version(manifest, self._path(main))
@@ -245,9 +253,27 @@ def _link(blob: Path, folder: Path, name: str) -> None:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder / f".{secrets.token_hex(8)}.new"
-    fresh.hardlink_to(blob)
-    fresh.replace(path)
-    fresh.unlink(missing_ok=True)  # where another was quicker, replacing a file by itself does nothing
+    try:
+        fresh.hardlink_to(blob)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if _is_copy(path, blob):
+            return
+        shutil.copy2(blob, fresh)
+    try:
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)  # where another was quicker, replacing a file by itself does nothing
+
+
+def _is_copy(path: Path, blob: Path) -> bool:
+    """As far as size and time tell."""
+    try:
+        mine, its = path.stat(), blob.stat()
+    except FileNotFoundError:
+        return False
+    return (mine.st_size, mine.st_mtime_ns) == (its.st_size, its.st_mtime_ns)
 
 
 def _not_there(model: str, version: str | None) -> NotOnShelf:

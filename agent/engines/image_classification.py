@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agent.engines.engine import EngineError, TensorEngine, TensorInfo
 from agent.engines.tensors import Array, dtype
 from models.pipelines.table import ImageClassification
 
-MOST_PIXELS = 64_000_000  # of a picture, before it is decoded
+MOST_PIXELS = 64_000_000  # of the pictures of a run together, before they are decoded: that takes time
 FORMATS = ("PNG", "JPEG")
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -44,7 +45,10 @@ class ImageClassificationEngine:
         return {"image": made}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        pixels = [self._pixels(one) for one in inputs["image"].ravel().tolist()]
+        pictures = inputs["image"].ravel().tolist()
+        if sum(map(_count, pictures)) > MOST_PIXELS:
+            raise EngineError(f"the pictures of a request have more than {MOST_PIXELS} pixels together")
+        pixels = [self._pixels(one) for one in pictures]
         together = len(pixels) if self._inner.info.batches else 1
         parts = [self._classify(pixels[at : at + together]) for at in range(0, len(pixels), max(together, 1))]
         scores = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
@@ -70,13 +74,8 @@ class ImageClassificationEngine:
 
     def _pixels(self, element: bytes) -> Pixels:
         """One picture as the model wants it. EngineError: it is none."""
-        try:
-            with Image.open(io.BytesIO(element), formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise EngineError(f"a picture has more than {MOST_PIXELS} pixels")
-                fitted = self._fit(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise EngineError(f"an image is no whole PNG or JPEG: {str(error)[:100]}") from None
+        with _opened(element) as image:
+            fitted = self._fit(image)
         pipeline = self._pipeline
         values = np.asarray(fitted, np.float32) * pipeline.scale
         mean, std = (np.array(one, np.float32) for one in (pipeline.mean, pipeline.std))
@@ -86,12 +85,29 @@ class ImageClassificationEngine:
     def _fit(self, image: Image.Image) -> Image.Image:
         pipeline = self._pipeline
         height, width = pipeline.size or _scaled(image, pipeline.shortest or 1)
-        image = image.resize((width, height), _RESAMPLE[pipeline.resample])
+        image.draft(None, (2 * width, 2 * height))  # a JPEG need not be decoded much larger
+        image = image.convert("RGB").resize((width, height), _RESAMPLE[pipeline.resample])
         if pipeline.crop is None:
             return image
         tall, wide = pipeline.crop
         left, top = (width - wide) // 2, (height - tall) // 2
         return image.crop((left, top, left + wide, top + tall))  # black where it is smaller
+
+
+@contextmanager
+def _opened(element: bytes) -> Iterator[Image.Image]:
+    """Its header is read; the rest where it is looked at."""
+    try:
+        with Image.open(io.BytesIO(element), formats=FORMATS) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EngineError(f"an image is no whole PNG or JPEG: {str(error)[:100]}") from None
+
+
+def _count(element: bytes) -> int:
+    """Of its pixels."""
+    with _opened(element) as image:
+        return image.width * image.height
 
 
 def _scaled(image: Image.Image, shortest: int) -> tuple[int, int]:

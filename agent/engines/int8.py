@@ -11,6 +11,7 @@ import ctypes
 import json
 import logging
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ RANGES = (
     256,
     2,
 )  # of whole numbers in an example: the first that the model takes; they may be rows of a table
+FIXED = {"attention_mask": 1, "token_type_ids": 0}  # by chance they would mean nothing: tokens are all there
 PR_SET_PDEATHSIG = 1
 
 Inputs = dict[str, Array]
@@ -40,11 +42,13 @@ Inputs = dict[str, Array]
 def make(original: Path, folder: Path) -> list[dict[str, Any]]:
     """One for each of WAYS: its operators, and its file or what went wrong."""
     made: list[dict[str, Any]] = []
+    copy = folder / "original.onnx"  # the tools write beside what they read
+    shutil.copyfile(original, copy)
     for number, (operators, types) in enumerate(WAYS.items()):
         file = folder / f"int8-{number}.onnx"
         one: dict[str, Any] = {"operators": operators}
         try:
-            quantize_dynamic(original, file, op_types_to_quantize=types, weight_type=QuantType.QInt8)
+            quantize_dynamic(copy, file, op_types_to_quantize=types, weight_type=QuantType.QInt8)
             made.append({**one, "file": str(file)})
         except Exception as error:  # noqa: BLE001  (of onnx and onnxruntime, which have no common base)
             made.append(
@@ -103,7 +107,8 @@ def examples(engine: OnnxEngine) -> list[Inputs]:
     names = [spec.name for spec in engine.info.outputs]
     likes = engine.example(1)
     most: dict[str, int] = {}
-    for name, like in likes.items():
+    for name in likes.keys() - FIXED.keys():
+        like = likes[name]
         for most[name] in RANGES:
             try:
                 engine.run({**likes, name: np.full_like(like, _top(like, most[name]))}, names)
@@ -112,7 +117,11 @@ def examples(engine: OnnxEngine) -> list[Inputs]:
                 continue
     chance = np.random.default_rng(0)
     return [
-        {name: _example(like, most[name], chance) for name, like in likes.items()} for _ in range(EXAMPLES)
+        {
+            name: np.full_like(like, FIXED[name]) if name in FIXED else _example(like, most[name], chance)
+            for name, like in likes.items()
+        }
+        for _ in range(EXAMPLES)
     ]
 
 

@@ -7,7 +7,7 @@ it, int32 and little endian, which are taken as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from models.pipelines.embedding import vectors
 from models.pipelines.table import TextEmbedding
 
 IDS = b"\xff"
+TOKENS = 4096  # of one run, padding too: more at once is hardly faster, and takes memory by their number
 MOST_BYTES = 1 << 20  # of a text: tokenising takes time, whatever is cut off afterwards
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -41,15 +42,15 @@ class TextEmbeddingEngine:
         return {"text": _bytes([b"An edge device is a small computer near its sensors. " * 4] * rows)}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        texts = inputs["text"].ravel().tolist()
-        encoded = self._encode(texts)
-        together = len(texts) if self._inner.info.batches else 1  # rows that the model takes at once
-        parts = [
-            self._embed([ids for ids, _ in encoded[at : at + together]]) for at in _starts(texts, together)
-        ]
-        width = self._pipeline.dimensions or 0
+        encoded = self._encode(inputs["text"].ravel().tolist())
+        rows = [ids for ids, _ in encoded]
+        if not all(rows):
+            raise EngineError("a text has no tokens")
+        order = sorted(range(len(rows)), key=lambda at: len(rows[at]))  # texts alike in length run together
+        parts = [self._embed([rows[at] for at in run]) for run in self._runs(order, rows)]
+        none = np.zeros((0, self._pipeline.dimensions or 0), np.float32)
         made: dict[str, Array] = {
-            "embedding": np.concatenate(parts) if parts else np.zeros((0, width), np.float32),
+            "embedding": np.concatenate(parts)[np.argsort(order)] if parts else none,
             "tokens": np.array([count for _, count in encoded], np.int64),
         }
         return [made[name] for name in outputs]
@@ -62,7 +63,10 @@ class TextEmbeddingEngine:
     def _encode(self, texts: Sequence[bytes]) -> list[tuple[list[int], int]]:
         """Of each text the ids that the model gets, and how many there would be with nothing cut off."""
         plain = [_text(one) for one in texts if not one.startswith(IDS)]
-        encoded = iter(self._tokenizer.encode_batch(plain))
+        try:
+            encoded = iter(self._tokenizer.encode_batch(plain))
+        except Exception as error:  # the library's errors have no common base but this
+            raise EngineError(f"the tokenizer cannot take a text: {str(error)[:300]}") from error
         return [self._given(one) if one.startswith(IDS) else _counted(next(encoded)) for one in texts]
 
     def _given(self, element: bytes) -> tuple[list[int], int]:
@@ -74,6 +78,15 @@ class TextEmbeddingEngine:
         return ids[: self._most], len(ids)
 
     # Tokens to vectors.
+
+    def _runs(self, order: Sequence[int], rows: Sequence[list[int]]) -> Iterator[Sequence[int]]:
+        """Cuts `order`, by length, into runs of at most TOKENS with padding, or of one row."""
+        begun = 0
+        for at in range(1, len(order) + 1):
+            full = at == len(order) or not self._inner.info.batches
+            if full or (at + 1 - begun) * (self._fixed or len(rows[order[at]])) > TOKENS:
+                yield order[begun:at]
+                begun = at
 
     def _embed(self, rows: Sequence[list[int]]) -> Vectors:
         length = self._fixed or max(map(len, rows))
@@ -150,10 +163,6 @@ def _text(element: bytes) -> str:
     except UnicodeDecodeError:
         raise EngineError("a text is not UTF-8") from None
     return text
-
-
-def _starts(texts: Sequence[bytes], step: int) -> range:
-    return range(0, len(texts), max(step, 1))
 
 
 def _bytes(values: Sequence[bytes]) -> Array:

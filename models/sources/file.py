@@ -36,7 +36,7 @@ class FromFile:
         return None
 
     async def is_unchanged(self, version: Version) -> bool:
-        return await in_thread(self.is_blob, version.path)
+        return await in_thread(self.is_version, version)
 
     async def fetch(self, folder: Path, meter: Meter, shelf: Shelf) -> Fetched:
         engine = await in_thread(engine_for, self.path)  # a wrong file is refused before it is copied
@@ -46,9 +46,11 @@ class FromFile:
             await copy(self.path, target, meter, shelf)
         return await checked(target, meter)
 
-    def is_blob(self, blob: Path) -> bool:
-        """Whether the file is unchanged since it became this blob, as far as size and time tell."""
-        mine, its = self.path.stat(), blob.stat()
+    def is_version(self, version: Version) -> bool:
+        """Whether the file is unchanged since it alone became this Version, as far as size and time tell."""
+        if len(version.manifest.files) > 1:
+            return False
+        mine, its = self.path.stat(), version.path.stat()
         return (mine.st_size, mine.st_mtime_ns) == (its.st_size, its.st_mtime_ns)
 
 

@@ -208,6 +208,4 @@ def _is_still(path: Path, version: Version) -> bool:
         origin = _from_disk(path, version.model).origin
     except BadFile:
         return False
-    if isinstance(origin, FromFolder):
-        return origin.is_version(version)
-    return isinstance(origin, FromFile) and origin.is_blob(version.path)
+    return isinstance(origin, FromFolder | FromFile) and origin.is_version(version)

@@ -60,13 +60,14 @@ class FromHubFolder:
     def _is_version(self, version: Version) -> bool:
         files = version.manifest.files
         missing = set(self._beside()) - {file.path for file in files}
-        if files[0].path != self.main or missing or len(files) == 1:
+        if files[0].path != self.main or missing:
             return False
         for file in files:
             part = self.parts.get(file.path)
             if part is None or (part.web.sha256 or file.sha256) != file.sha256:
                 return False
-            if part.web.sha256 is None and not part.is_file(version.folder / file.path, file.size):
+            at = version.path if file is files[0] else version.folder / file.path
+            if part.web.sha256 is None and not part.is_file(at, file.size):
                 return False
         return True
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from agent.engines.engine import EngineError, TensorEngine
 from agent.engines.onnx import load
+from agent.engines.text_embedding import TOKENS
 from models.errors import BadFile
 from models.onnx import read_header
 from models.pipelines.derive import SAID_IN, derive
@@ -129,6 +130,33 @@ def test_token_ids_are_taken_as_they_are(bert: Bert, folder: Path) -> None:
     assert np.abs(vector - same).max() < TOLERANCE
 
 
+def test_more_texts_than_run_at_once_get_each_its_own_vector(
+    folder: Path, alone: Callable[[str], Floats]
+) -> None:
+    texts = ["dog " * (1 + at * 7 % 30) for at in range(300)]
+    found, tokens = run(engine_of(folder), [text.encode() for text in texts])
+    assert tokens.sum() > TOKENS
+    for at in range(0, 300, 29):
+        assert np.abs(found[at] - unit(alone(texts[at]).mean(axis=0))).max() < TOLERANCE
+
+
+def test_a_text_without_tokens_is_refused(bert: Bert, tmp_path: Path) -> None:
+    root = bert.write_folder(tmp_path / "bare")
+    tokenizer = json.loads((root / "tokenizer.json").read_text())
+    (root / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    with pytest.raises(EngineError, match="has no tokens"):
+        run(engine_of(root, pooling="last"), [b"dog", b""])
+
+
+def test_what_the_tokenizer_cannot_do_is_told(bert: Bert, tmp_path: Path) -> None:
+    root = bert.write_folder(tmp_path / "strict")
+    tokenizer = json.loads((root / "tokenizer.json").read_text())
+    tokenizer["model"]["unk_token"] = "[NONE]"
+    (root / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(EngineError, match="the tokenizer cannot take a text"):
+        run(engine_of(root), ["\u2603".encode()])
+
+
 @pytest.mark.parametrize(
     ("element", "says"),
     [
@@ -168,6 +196,7 @@ def test_a_model_of_one_row_and_a_fixed_length_gives_the_same(
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 LABELS = ["red", "green", "blue"]
+CONFIG = {"architectures": ["AForImageClassification"], "id2label": dict(enumerate(LABELS))}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +219,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "do_normalize": True, "image_mean": MEAN, "image_std": STD,
     }  # fmt: skip
     (root / "preprocessor_config.json").write_text(json.dumps(says))
-    (root / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS))}))
+    (root / "config.json").write_text(json.dumps(CONFIG))
     return root
 
 
@@ -232,6 +261,20 @@ def test_jpeg_and_grey_and_palette_pictures_are_pictures_too(classifier: Path) -
     labels, _ = run(engine, [*same, written(Image.new("L", (40, 40), 3))])
     assert labels[:3].tolist() == [["red"]] * 3
     assert labels.shape == (4, 1)
+
+
+def test_a_large_jpeg_gets_the_same_labels_as_a_small_one(classifier: Path) -> None:
+    large = picture((1600, 1200))
+    labels, scores = run(engine_of(classifier, "m.onnx"), [written(large, "JPEG")])
+    wanted = expected(large)
+    assert np.abs(scores[0] - [wanted[label] for label in labels[0]]).max() < 0.01
+
+
+def test_pictures_that_are_too_large_together_are_refused_before_they_are_decoded(classifier: Path) -> None:
+    large = written(Image.new("1", (8_000, 4_100)))
+    run(engine_of(classifier, "m.onnx"), [large])
+    with pytest.raises(EngineError, match="more than 64000000 pixels together"):
+        run(engine_of(classifier, "m.onnx"), [large, large])
 
 
 def bomb() -> bytes:

@@ -12,12 +12,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from agent.engines.int8 import examples
+from agent.engines.onnx import OnnxEngine
 from agent.quantize import COSINE, decide
 from models.manifest import File, Manifest, version_of
 from models.shelf import Shelf
 from models.sources import known
 from tests.engine.test_many_models import admin
 from tests.support.agent import Agent, free_port
+from tests.support.bert import Bert
 from tests.tooling.command import run
 
 WIDTH = 1536
@@ -136,6 +139,28 @@ def test_a_model_that_onnxruntime_cannot_run_is_told_and_stays_on_the_shelf(
     assert told.returncode == 1
     assert "odd is on the shelf, but not quantised: onnxruntime cannot load it" in told.stderr
     assert told.stderr.count("Traceback") == 0
+
+
+def test_a_model_whose_weights_lie_in_another_file_is_refused_and_stays_on_the_shelf(
+    tmp_path: Path, alone: dict[str, str]
+) -> None:
+    (tmp_path / "split").mkdir()
+    model = onnx.load(write_product(tmp_path / "whole.onnx"))
+    onnx.save(model, tmp_path / "split/model.onnx", save_as_external_data=True, location="weights.bin")
+    told = run("pull", f"{tmp_path}/split/", "--quantize", **alone)
+    assert told.returncode == 1
+    assert "its weights lie in other files" in told.stderr
+    assert "save it as one file" in told.stderr
+    (only,) = Shelf(Path(alone["AUTOGLM_DATA_DIR"]) / "models").versions()
+    assert {path.name for path in only.folder.iterdir()} == {"model.onnx", "weights.bin"}
+
+
+def test_examples_have_all_their_tokens_and_no_second_text(tmp_path: Path) -> None:
+    root = Bert().write_folder(tmp_path)
+    made = examples(OnnxEngine(str(root / "onnx/model.onnx"), {"threads": 1, "runners": 1}, lambda _: None))
+    assert all((one["attention_mask"] == 1).all() for one in made)
+    assert all((one["token_type_ids"] == 0).all() for one in made)
+    assert len({one["input_ids"].tobytes() for one in made}) > 1
 
 
 AGREES = {"cosine": 1.0, "top1": 1.0, "max_abs": 0.0}

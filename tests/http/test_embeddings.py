@@ -137,6 +137,12 @@ def test_texts_in_a_batch_get_what_each_gets_alone(client: OpenAI, model: str) -
     assert near(embed(client, model, TEXTS), alone)
 
 
+def test_many_inputs_are_answered_in_their_order(client: OpenAI) -> None:
+    many = [f"{TEXTS[at % 4]} {'dog ' * (at % 7)}" for at in range(70)]  # more than a batch may have
+    found = embed(client, "onnx-bert", many)
+    assert near(found[::23], [embed(client, "onnx-bert", one)[0] for one in many[::23]])
+
+
 def test_the_same_model_gives_the_same_by_either_engine(client: OpenAI) -> None:
     assert near(embed(client, "onnx-bert", TEXTS), embed(client, "gguf-bert", TEXTS))
 

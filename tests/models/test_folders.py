@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from models import sources
-from models.errors import BadFile, BadSource, Damaged, NotThere, WrongDigest
-from models.manifest import Manifest
+from models.errors import BadFile, BadSource, Damaged, ModelError, NotThere, WrongDigest
+from models.manifest import File, Manifest
 from models.shelf import Shelf, Version
 from models.sources import known
 from tests.models.hub import Hub
@@ -273,6 +273,7 @@ def hub(site: Site, other_site: Site, monkeypatch: pytest.MonkeyPatch) -> Hub:
     split = onnx_bytes(initializers=[external_tensor("w", "model.onnx_data")])
     started.add("owner/Split", {"onnx/model.onnx": split, "onnx/model.onnx_data": b"weights"})
     started.add("owner/Lost", {"onnx/model.onnx": split, "model.onnx_data": b"elsewhere"})
+    started.add("owner/Alone", {"model.onnx": ENCODER, "README.md": b"-"})
     started.add("owner/Many", {"a.onnx": ENCODER, "b.onnx": split})
     return started
 
@@ -308,8 +309,53 @@ async def test_a_repository_is_fetched_again_only_where_it_has_changed(hub: Hub,
     assert (await pull("owner/Encoder", shelf)).version != first.version
 
 
+async def test_a_model_that_stands_alone_in_its_repository_is_fetched_again_only_where_it_has_changed(
+    hub: Hub, shelf: Shelf
+) -> None:
+    first = await pull("owner/Alone", shelf)
+    seen = len(hub.network.seen)
+    assert await pull("owner/Alone", shelf) == first
+    assert len(hub.network.seen) == seen
+    hub.add("owner/Alone", {"model.onnx": EXTERNAL.replace(b"weights/w", b"weights/v"), "weights/v.bin": b""})
+    assert (await pull("owner/Alone", shelf)).version != first.version
+
+
+async def test_a_folder_that_lost_what_belonged_to_its_model_has_changed(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    root = lay(tmp_path / "m", {"model.onnx": ENCODER, "config.json": b"{}"})
+    first = await pull(root, shelf)
+    (root / "config.json").unlink()
+    assert known(str(root), shelf) is None
+    assert len((await pull(root, shelf)).manifest.files) == 1 < len(first.manifest.files)
+
+
 async def test_a_small_file_is_checked_by_the_digest_that_the_hub_lists(hub: Hub, shelf: Shelf) -> None:
     path = "/owner/Encoder/resolve/main/config.json"
     hub.site.served[path] = Served(SENTENCES["config.json"].replace(b"8", b"9"))
     with pytest.raises(WrongDigest, match="not the one that the hub lists"):
         await pull("owner/Encoder", shelf)
+
+
+async def test_a_version_whose_folder_cannot_be_made_is_none_and_hides_no_other(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    plain = await pull(write_gguf(tmp_path / "plain.gguf"), shelf)
+    (shelf.root / "folders").write_bytes(b"in the way")
+    with pytest.raises(ModelError):
+        await pull(lay(tmp_path / "m", {"x.onnx": EXTERNAL, "weights/w.bin": b"w"}), shelf)
+    assert shelf.versions() == [plain]
+    (shelf.root / "folders").unlink()
+    whole = await pull(tmp_path / "m", shelf)
+    assert len(shelf.versions()) == 2
+    shutil.rmtree(shelf.root / "folders")
+    (shelf.root / "folders").write_bytes(b"in the way")
+    assert shelf.versions() == [plain]
+    (shelf.root / "folders").unlink()
+    assert shelf.get("m") == whole
+
+
+def test_a_name_that_no_file_system_takes_is_no_path() -> None:
+    File(path="ä" * 127, size=0, sha256="0" * 64)
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        File(path="weights/" + "ä" * 128, size=0, sha256="0" * 64)

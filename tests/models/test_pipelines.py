@@ -39,7 +39,7 @@ VISION: dict[str, Any] = {
         "do_normalize": True, "do_resize": True, "size": {"height": 224, "width": 224}, "resample": 3,
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25],
     },
-    "config.json": {"id2label": {"0": "cat", "1": "dog"}},
+    "config.json": {"architectures": ["ViTForImageClassification"], "id2label": {"0": "cat", "1": "dog"}},
 }  # fmt: skip
 
 
@@ -87,6 +87,30 @@ def test_the_files_of_an_image_classifier_say_what_is_to_be_done(tmp_path: Path)
         kind="image-classification", size=(224, 224), resample="bicubic", mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25), labels="config.json",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "shortest"),
+    [
+        ("ViTFeatureExtractor", (224, 224), None),
+        ("CLIPImageProcessorFast", None, 224),
+        ("", (224, 224), None),
+    ],
+)
+def test_a_size_of_one_number_means_what_its_processor_makes_of_it(
+    tmp_path: Path, processor: str, size: tuple[int, int] | None, shortest: int | None
+) -> None:
+    changes = {"size": 224, "image_processor_type": processor, "do_center_crop": True, "crop_size": 224}
+    said = VISION["preprocessor_config.json"] | changes
+    found = derive(lay(tmp_path, VISION | {"preprocessor_config.json": said}), CLASSIFIER)
+    assert isinstance(found, ImageClassification)
+    assert (found.size, found.shortest, found.crop) == (size, shortest, (224, 224))
+
+
+@pytest.mark.parametrize("made", [["ViTModel"], "ViTForImageClassification", None])
+def test_a_model_of_pictures_that_is_no_classifier_has_no_pipeline(tmp_path: Path, made: Any) -> None:
+    config = VISION["config.json"] | {"architectures": made}
+    assert derive(lay(tmp_path, VISION | {"config.json": config}), CLASSIFIER) is None
 
 
 @pytest.mark.parametrize("left_out", ["modules.json"])
@@ -151,6 +175,12 @@ def test_texts_need_a_tokenizer(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"crop_pct": 0.9}, "'crop_pct', which is not supported"),
+        ({"do_flip_channel_order": True}, "'do_flip_channel_order', which is not"),
+        ({"image_processor_type": "MobileViTImageProcessor"}, "'do_flip_channel_order', which is not"),
+        ({"rescale_offset": True}, "'rescale_offset', which is not supported"),
+        ({"include_top": True}, "'include_top', which is not supported"),
+        ({"feature_extractor_type": "LevitFeatureExtractor"}, "Levit's way to resize"),
+        ({"do_resize": False}, "'do_resize' to be off"),
         ({"image_std": [1, 1, 0]}, "must not have a 0"),
         ({"image_mean": [1]}, "cannot be followed"),
         ({"resample": 99}, "cannot be followed"),

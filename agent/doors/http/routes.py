@@ -45,8 +45,10 @@ def openai_routes(node: Node) -> APIRouter:
         body, caller = await _read(request, EmbeddingBody), request.state.caller
         name = _name(node, body.model or "")
         caller.needs_model(name)
-        check_dimensions(body, node.serving.find(name))
-        asked = embedding(body, node.settings, sender=caller.sender)
+        model = node.serving.find(name)
+        check_dimensions(body, model)
+        settings = node.settings.of(model.name) if model else node.settings
+        asked = embedding(body, settings, model, sender=caller.sender)
         return EmbeddingAnswer(node.serving.embed(asked), body, name)
 
     @router.get("/models", **documented(None, "The models that this caller may use."))

@@ -10,24 +10,26 @@ from array import array
 
 from agent.config import Settings
 from agent.doors.openai.bodies import EmbeddingBody
-from agent.embedding import Embedded, Embedding, unit
+from agent.embedding import TOGETHER, Embedded, Embedding, unit
 from agent.errors import BadRequest, InternalError
 from agent.offered import Offered
 
 SIZE = 4  # bytes of a number
 
 
-def embedding(body: EmbeddingBody, settings: Settings, *, sender: str) -> Embedding:
-    """Raises BadRequest."""
-    if len(body.input) > settings.queue_requests:
+def embedding(body: EmbeddingBody, settings: Settings, model: Offered | None, *, sender: str) -> Embedding:
+    """`settings` are the Model's. Raises BadRequest."""
+    together = min(settings.max_batch_size or TOGETHER, TOGETHER)
+    most = settings.queue_requests * (together if model and model.makes_tensors else 1)
+    if len(body.input) > most:
         raise BadRequest(
-            f"input: {len(body.input)} in one body; this node's queue holds {settings.queue_requests}.",
-            param="input",
+            f"input: {len(body.input)} in one body; this model's queue holds {most}.", param="input"
         )
     return Embedding(
         id=f"embd-{secrets.token_hex(12)}",
         model=body.model or "",
         inputs=tuple(body.input),
+        together=together,
         priority=body.priority,
         deadline=None if body.timeout is None else time.monotonic() + body.timeout,
         sender=sender,
