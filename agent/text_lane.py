@@ -38,8 +38,7 @@ from agent.ticket import Ticket
 
 log = structlog.get_logger()
 
-LOOKAHEAD = 4
-"""Sequences that the Worker has beyond its slots, so that a freed slot is taken in the very next step."""
+LOOKAHEAD = 4  # Sequences that the Worker has beyond its slots: a freed one is taken in the very next step
 SWEEP_S = 0.25  # how often the queue is looked through for passed deadlines
 
 
@@ -88,9 +87,9 @@ class TextLane(BaseLane):
         return request in self._working or any(job.ticket.id == request for job in self._waiting())
 
     def status(self) -> dict[str, Any]:
-        beat, queue = self._beat, self._queue
-        sequences = {"running": beat.running, "waiting": beat.waiting}
-        return self._status(len(queue), queue.tokens, len(self._working), sequences, beat.kv_used)
+        beat, queue, runs = self._beat, self._queue, len(self._working)
+        there = {"running": beat.running, "waiting": beat.waiting}
+        return self._status(len(queue), queue.tokens, runs, there, beat.kv_used)
 
     @property
     def load(self) -> int:
@@ -193,7 +192,7 @@ class TextLane(BaseLane):
             self._drop_late()
             while len(self._queue) and self._has_room(self._queue.peek(time.monotonic())):
                 await self._hand_over(self._queue.pop(time.monotonic()))
-            self._gauges()
+            self._telemetry.queued(self, len(self._working), len(self._queue), self._queue.tokens)
 
     # Admission.
 
@@ -299,6 +298,3 @@ class TextLane(BaseLane):
             self._limits.settle(ticket.request.sender, entry.cost, 0.0, time.monotonic())
         self._telemetry.failed("cancelled")
         self._wake.set()
-
-    def _gauges(self) -> None:
-        self._telemetry.queued(self, len(self._working), len(self._queue), self._queue.tokens)
