@@ -156,6 +156,11 @@ def encode(frame: ToWorker | ToAgent) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def size_of(said: Said) -> int:
+    """Bytes that it takes of a frame. ValueError, OverflowError: no frame can have it."""
+    return len(_encoder.encode(said))
+
+
 class Reader:
     """Gathers bytes and gives whole frames of one direction's kinds. ValueError: the peer is broken."""
 

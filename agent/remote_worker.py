@@ -35,6 +35,7 @@ from agent.frames import (
     ToAgent,
     ToWorker,
     encode,
+    size_of,
 )
 from agent.request import Chunk
 from agent.tensor import Tensor
@@ -42,7 +43,7 @@ from agent.tensor import Tensor
 IDLE_BEAT = 0.5  # seconds
 LOOK_S = 10.0  # how often an idle server is looked at
 AWAY_S = 1.0  # how often one that is away is
-MOST_FRAME = 16 << 20  # bytes of outputs that go together; a single answer may have more
+MOST_FRAME = 16 << 20  # bytes of answers that go together; a single answer may have more
 
 Info = TypeVar("Info", EngineInfo, TensorInfo, covariant=True)
 
@@ -205,14 +206,21 @@ class RemoteTextWorker(_RemoteWorker):
     def __init__(self, server: TextServer) -> None:
         super().__init__(server)
         self._text = server
-        self._said: list[Said] = []
+        self._said: deque[tuple[Said, int]] = deque()  # with its bytes
         self._prompt_tokens = self._generated = self._cached = 0
 
     def _ready(self, info: EngineInfo) -> Ready:
         return Ready(info)
 
     def _frame(self) -> Beat:
-        said, self._said = self._said, []
+        said: list[Said] = []
+        room = MOST_FRAME
+        while self._said and (not said or self._said[0][1] <= room):
+            one, its = self._said.popleft()
+            said.append(one)
+            room -= its
+        if self._said:
+            self._news.set()
         return Beat(
             said=said,
             running=self._running,
@@ -227,7 +235,7 @@ class RemoteTextWorker(_RemoteWorker):
         await self._text.answer(asked, lambda chunk: self._say(asked.id, chunk))
 
     def _say(self, id: str, chunk: Chunk) -> None:
-        self._said.append(Said(id, chunk))
+        self._add(Said(id, chunk))
         self._generated += chunk.tokens
         if usage := chunk.usage:
             self._prompt_tokens += usage.prompt_tokens - usage.cached_tokens
@@ -235,7 +243,10 @@ class RemoteTextWorker(_RemoteWorker):
         self._news.set()
 
     def _refuse(self, id: str, error: AgentError) -> None:
-        self._said.append(Said(id, None, error.code, error.message, error.retry_after))
+        self._add(Said(id, None, error.code, error.message, error.retry_after))
+
+    def _add(self, said: Said) -> None:
+        self._said.append((said, size_of(said)))
 
 
 class RemoteTensorWorker(_RemoteWorker):

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from agent.request import Chunk, TokenLogprob, Usage
 
 MOST_LINE = 1 << 20  # bytes of one event
+MOST_ANSWER = 16 << 20  # bytes of all texts and log probabilities: a server may forget `max_tokens`
+MOST_COUNT = 1 << 53  # tokens; whoever says more is wrong, and frames have no room for it
 MIN_LOGPROB = -9999.0  # where a server has none
 FINISH = {"stop": "stop", "length": "length", "content_filter": "content_filter"}  # else "stop"
 GAVE_UP = ("abort", "error")
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNT)]
 
 
 class BadEvent(Exception):
@@ -47,12 +50,12 @@ class _Choice(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: Count = 0
+    completion_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -72,6 +75,7 @@ class Events:
         self._with_logprobs = logprobs
         self._buffer = bytearray()
         self._halves: dict[int, str] = {}  # by answer: of a surrogate pair
+        self._size = 0  # bytes, so far
         self._last: Chunk | None = None
         self._usage: Usage | None = None
         self.done = False  # the server said so
@@ -140,6 +144,9 @@ class Events:
     def _chunk(
         self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] = (), finish: str | None = None
     ) -> Chunk:
+        self._size += len(text.encode()) + sum(map(_size, logprobs))
+        if self._size > MOST_ANSWER:
+            raise BadEvent(f"an answer of more than {MOST_ANSWER} bytes")
         tokens = len(logprobs) or int(bool(text))
         return Chunk(index, text, tokens, logprobs, finish, attempt=self._attempt)
 
@@ -176,13 +183,17 @@ def _logprobs(told: dict[str, Any]) -> tuple[TokenLogprob, ...]:
             )
             for token, value, top in zip(told["tokens"], told["token_logprobs"], tops, strict=True)
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadEvent(f"log probabilities that are none: {error!r}") from None
+
+
+def _size(told: TokenLogprob) -> int:
+    return sum(8 + len(token) for token, _ in ((told.token, told.logprob), *told.top))
 
 
 def _token(told: dict[str, Any]) -> bytes:
     raw = told.get("bytes")
-    return bytes(raw) if raw is not None else told["token"].encode("utf-8", "replace")
+    return bytes(raw) if isinstance(raw, list) else told["token"].encode("utf-8", "replace")
 
 
 def _number(value: Any) -> float:

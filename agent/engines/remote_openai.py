@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.engines.engine import EngineError, EngineInfo, Progress
-from agent.engines.openai_events import BadEvent, Cut, Events, Refused
+from agent.engines.openai_events import MOST_COUNT, BadEvent, Cut, Events, Refused
 from agent.engines.upstream import TryAgain, Upstream, parsed
 from agent.errors import Unavailable, UpstreamFailed
 from agent.frames import Start
@@ -59,7 +59,7 @@ class OpenAIServer:
             names = ", ".join(sorted(listed)[:NAMED])[:300] or "none"
             raise UpstreamFailed(self._upstream.says(f"has no model {self._remote.model!r}; it has {names}"))
         longest = listed[self._remote.model].get("max_model_len")
-        return self._info(longest if isinstance(longest, int) and longest > 0 else None)
+        return self._info(longest if isinstance(longest, int) and 0 < longest <= MOST_COUNT else None)
 
     async def answer(self, asked: Start, say: Callable[[Chunk], None]) -> None:
         content = msgspec.json.encode(body(asked, self._remote.model))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.engines.openai_events import BadEvent, Cut, Events, Refused
+from agent.engines.openai_events import MOST_ANSWER, BadEvent, Cut, Events, Refused
 from agent.request import Chunk, TokenLogprob, Usage
 
 
@@ -71,6 +71,28 @@ def test_a_server_that_gives_fewer_answers_than_asked_for_has_failed() -> None:
         chunks(event(delta("a", finish="stop")) + b"data: [DONE]\n\n", n=2)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_answer_is_bounded_as_a_whole(n: int) -> None:
+    part = "é" * (MOST_ANSWER // 8)  # a quarter, in bytes
+    events = Events(n, 1, logprobs=False)
+    for at in range(4):
+        assert len(events.feed(event(delta(part, at % n)))) == 1
+    with pytest.raises(BadEvent):
+        events.feed(event(delta("x")))
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**53 + 1, 2**64, 2**70])
+def test_counts_that_cannot_be_are_refused(wrong: int) -> None:
+    details = {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": wrong}}
+    for usage in (
+        {"prompt_tokens": wrong, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": wrong},
+        details,
+    ):
+        with pytest.raises(BadEvent):
+            chunks(event(usage=usage))
+
+
 def test_log_probabilities_come_in_both_shapes() -> None:
     wanted = TokenLogprob(b"\xe4\xbd", -0.5, ((b"a", -1.0),))
     chat = {"content": [{"token": "?", "bytes": [0xE4, 0xBD], "logprob": -0.5,
@@ -82,3 +104,6 @@ def test_log_probabilities_come_in_both_shapes() -> None:
     assert made[0].logprobs[1] == TokenLogprob(b"b", -0.5, ((b"b", -0.5),))
     with pytest.raises(BadEvent):
         chunks(event(delta("x", finish="stop", logprobs={"tokens": 5})), logprobs=True)
+    huge = {"tokens": ["a"], "token_logprobs": [10**400]}
+    with pytest.raises(BadEvent):
+        chunks(event(delta("x", finish="stop", logprobs=huge)), logprobs=True)

@@ -168,8 +168,10 @@ def test_what_may_be_better_soon_is_tried_again(agent: Agent, plain: Upstream) -
         {"outputs": [{"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}]},
         {"outputs": x([[1.0], [2.0, 3.0]])},
         {"outputs": x([300, 1], "INT8")},
+        {"outputs": [{**x(None, shape=(0, 2**70))[0], "parameters": {"binary_data_size": 0}}]},
+        {"outputs": [{**x([1.0, 2.0])[0], "name": "\ud800"}]},
     ],
-    ids=["text", "kind", "few", "texts", "datatype", "shape", "raw", "ragged", "overflow"],
+    ids=["text", "kind", "few", "texts", "datatype", "shape", "raw", "ragged", "overflow", "axis", "name"],
 )
 def test_rubbish_ends_that_request_alone(agent: Agent, plain: Upstream, wrong: Any) -> None:
     plain.next(does.status(200, wrong))
@@ -179,8 +181,6 @@ def test_rubbish_ends_that_request_alone(agent: Agent, plain: Upstream, wrong: A
     assert post(agent, "plain", x([1.0, 2.0])).status_code == 200
 
 
-def test_no_more_are_there_at_once_than_was_said(agent: Agent, plain: Upstream) -> None:
-    lock, now, most = threading.Lock(), 0, 0
 def test_what_grows_too_large_for_a_frame_is_refused(agent: Agent, plain: Upstream) -> None:
     values = 9 << 20  # of 2 bytes there, and of 8 here
     told = {"name": "x", "datatype": "INT64", "shape": [values], "data": []}
@@ -191,6 +191,8 @@ def test_what_grows_too_large_for_a_frame_is_refused(agent: Agent, plain: Upstre
     assert post(agent, "plain", x([1.0, 2.0])).status_code == 200
 
 
+def test_no_more_are_there_at_once_than_was_said(agent: Agent, plain: Upstream) -> None:
+    lock, now, most = threading.Lock(), 0, 0
 
     def counted(handler: Handler) -> None:
         nonlocal now, most
