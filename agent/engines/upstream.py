@@ -80,9 +80,10 @@ class Upstream:
             try:
                 return await attempt()
             except TryAgain as failed:
-                pause = max(_backoff(tries), failed.error.retry_after or 0)
+                asked = failed.error.retry_after or 0
+                pause = max(backoff(tries), asked)
                 late = deadline is not None and time.monotonic() + pause >= deadline
-                if tries >= self._remote.retries or not may_repeat() or late or pause > LONGEST_PAUSE:
+                if tries >= self._remote.retries or not may_repeat() or late or asked > LONGEST_PAUSE:
                     raise failed.error from None
             await asyncio.sleep(pause)
         raise AssertionError  # count() has no end
@@ -218,8 +219,9 @@ def parsed(body: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _backoff(tries: int) -> float:
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**tries) * random.uniform(0.75, 1.25)  # noqa: S311
+def backoff(tries: int) -> float:
+    """Seconds until another try after so many and one; never more than the longest pause."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**tries * random.uniform(0.75, 1.25))  # noqa: S311
 
 
 def _why(error: Exception) -> str:
