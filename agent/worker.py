@@ -120,6 +120,8 @@ class Worker:
             )
         if start.embed:
             return self._start_embedding(start, prompt)
+        if not engine.info.generates:
+            return self._refuse(start.id, "invalid_request", "this model makes embeddings alone")
         context = engine.info.context
         if any(token >= engine.info.vocabulary for token in start.sampling.logit_bias):
             return self._refuse(

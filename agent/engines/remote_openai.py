@@ -15,7 +15,7 @@ import msgspec
 from agent.engines.engine import EngineError, EngineInfo, Progress
 from agent.engines.openai_events import MOST_COUNT, BadEvent, Cut, Events, Refused
 from agent.engines.upstream import TryAgain, Upstream, parsed
-from agent.errors import Unavailable, UpstreamFailed
+from agent.errors import BadRequest, Unavailable, UpstreamFailed
 from agent.frames import Start
 from agent.remote_worker import RemoteTextWorker
 from agent.request import Chunk, Sampling
@@ -62,6 +62,8 @@ class OpenAIServer:
         return self._info(longest if isinstance(longest, int) and 0 < longest <= MOST_COUNT else None)
 
     async def answer(self, asked: Start, say: Callable[[Chunk], None]) -> None:
+        if asked.embed:  # of a Version that could, before this one came
+            raise BadRequest("this is a remote model now: ask its own server for embeddings", param="model")
         content = msgspec.json.encode(body(asked, self._remote.model))
         path = "/completions" if asked.messages is None else "/chat/completions"
         said = False
