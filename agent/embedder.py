@@ -44,13 +44,23 @@ class Embedder:
             self._dropped.append(one.slot)
             self._finish(one)
 
+    def clear(self) -> list[str]:
+        """Give up all texts: ids of their Requests."""
+        there = [one.start.id for one in (*self.running, *self.waiting)]
+        for request in there:
+            self.remove(request)
+        return there
+
     def expired(self, now: float) -> list[str]:
         """Ids of Requests past their deadlines."""
         there = (*self.waiting, *self.running)
         return [one.start.id for one in there if one.start.deadline is not None and one.start.deadline <= now]
 
     def step(self, engine: Engine, budget: int) -> tuple[list[Said], int]:
-        """Compute up to `budget` tokens, or a whole text that cannot be cut: what ended, and how many."""
+        """Compute up to `budget` tokens, or a whole text that cannot be cut: what ended, and how many.
+
+        EngineError, as `Engine.embed`.
+        """
         planned = self._plan(budget)
         if not planned:
             return [], 0

@@ -20,7 +20,7 @@ from typing import Any
 
 from agent import sharing
 from agent.embedder import Embedder
-from agent.engines.engine import Drawn, Engine, EngineError, RemoteEngine, TensorInfo
+from agent.engines.engine import CannotEmbed, Drawn, Engine, EngineError, RemoteEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -156,7 +156,12 @@ class Worker:
         if not self._embedder:
             return
         begun = time.monotonic()
-        said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        try:
+            said, tokens = self._embedder.step(self._engine, self._embed_pace.piece(len(plan.pieces)))
+        except CannotEmbed as error:  # the answers go on
+            for request in self._embedder.clear():
+                self._refuse(request, "model_unavailable", str(error))
+            return
         self._embed_pace.took(0, 0, tokens, time.monotonic() - begun)
         self._said += said
         self._embedded += len(said)
@@ -242,6 +247,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         progress(0.0)
         loaded = engine_factory(engine)(model, settings, progress)
         if isinstance(loaded, RemoteEngine):
+            sharing.take_share(settings.get("cpu_share", 1.0))
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
             sharing.take_share(settings.get("cpu_share", 1.0))
@@ -249,7 +255,6 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
-            sharing.take_share(settings.get("cpu_share", 1.0))
             )
             if loaded.info.generates:
                 calibrate(loaded, pace)

@@ -21,6 +21,10 @@ class EngineError(Exception):
     """The Engine cannot go on: it could not load, or a step failed. Costs the Worker its life."""
 
 
+class CannotEmbed(EngineError):
+    """There is no memory for vectors. Once loaded, the Engine goes on: it costs the texts alone."""
+
+
 class Sampler(Protocol):
     """One Sequence's way of drawing tokens: its random state and what it has seen."""
 
@@ -113,7 +117,8 @@ class Engine(Protocol):
     def embed(self, pieces: Sequence[EmbedPiece], dropped: Sequence[int]) -> list[bytes]:
         """One vector for each Piece that is its text's last: of length 1, FP32, little endian.
 
-        `dropped` are slots whose texts were given up. Called only with an `info.embedding`. EngineError.
+        `dropped` are slots whose texts were given up. Called only with an `info.embedding`.
+        CannotEmbed: nothing was begun. EngineError.
         """
 
     def close(self) -> None: ...

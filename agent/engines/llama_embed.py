@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.engines.engine import EmbedInfo, EmbedPiece, EngineError
+from agent.engines.engine import CannotEmbed, EmbedInfo, EmbedPiece, EngineError
 from agent.engines.llama_batch import Batch
 
 SLOTS = 16
@@ -84,7 +84,7 @@ class LlamaEmbedder:
         params.kv_unified = True
         ctx = llama.llama_init_from_model(self._model, params)
         if not ctx:
-            raise EngineError("llama.cpp cannot make a context for embeddings: a shorter one may fit")
+            raise CannotEmbed("llama.cpp has no memory for a context for embeddings: a shorter one may fit")
         return ctx
 
     def _pooled(self, pieces: Sequence[EmbedPiece]) -> list[NDArray[Any]]:
