@@ -231,7 +231,8 @@ class Residents:
             async with self._changes.alone():
                 if resident.loaded is None:
                     model = resident.route.model
-                    await self._load(await asyncio.to_thread(self._shelf.get, model.name, model.version))
+                    version = await asyncio.to_thread(self._shelf.get, model.name, model.version)
+                    await self._load(version, asked_by_name=True)
                 else:
                     await self.canaries.load(resident)
         except Exception as error:  # noqa: BLE001 - whoever asked for it is told
@@ -242,10 +243,10 @@ class Residents:
             for lane in filter(resident.rests, resident.route.lanes()):
                 lane.abandon(Unavailable(f"the model cannot be loaded: {why}", retry_after=10))
 
-    async def _load(self, version: Version) -> None:
+    async def _load(self, version: Version, asked_by_name: bool = False) -> None:
         """Nothing else changes meanwhile."""
         resident, offered = await self._offer(version)
-        if self._serving.find("") is None:
+        if self._serving.find("") is None and not (asked_by_name and offered.makes_tensors):
             self._serving.prefer(resident.route)
             resident.pinned = True
         new = await prepared(self._settings, offered)

@@ -47,6 +47,7 @@ def call(agent: Agent, path: str, body: dict[str, Any]) -> httpx.Response:
 
 
 def test_requests_go_to_the_worker_that_has_least_to_do(agent: Agent) -> None:
+    until(lambda: all_ready(agent))
     assert len({one["pid"] for one in workers(agent)}) == 2
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(agent.chat, f"{at} " + "x" * 100) for at in range(8)]

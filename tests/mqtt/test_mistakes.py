@@ -24,11 +24,10 @@ PROMPT = b'{"id": "a", "prompt": "x"}'
 
 
 class BrokenServing:
-    def ready(self) -> tuple[bool, str]:
-        return True, ""
+    whole = True
 
-    def offered(self) -> list[Any]:
-        raise ZeroDivisionError
+    def find(self, name: str) -> object:
+        return self
 
     def submit_all(self, requests: list[Any]) -> list[Any]:
         raise ZeroDivisionError

@@ -136,9 +136,12 @@ class Runs:
 
     def _waits(self, now: float) -> dict[str, float]:
         """By kind, the seconds until some may be started; 0: now."""
-        unknown = self._serving.find("") is None or not self._serving.whole  # they may be for what is to come
-        least = NOT_READY_S if unknown else 0.0
-        return {kind: max(least, full.until - now) for kind, full in self._full.items()}
+        waits = {kind: max(0.0, full.until - now) for kind, full in self._full.items()}
+        if not self._serving.whole:  # they may be for what is to come
+            waits = {kind: max(wait, NOT_READY_S) for kind, wait in waits.items()}
+        if self._serving.find("") is None:
+            waits["prompts"] = max(waits["prompts"], NOT_READY_S)
+        return waits
 
     async def _start(self, prompt: Prompt, group: asyncio.TaskGroup) -> bool:
         """False: not now."""
