@@ -47,7 +47,8 @@ def test_a_senders_limit_holds_its_own_prompts_and_nobody_elses(
 def test_tensors_pass_prompts_that_a_full_queue_holds(
     start_node: Callable[..., Node], broker: Mosquitto, wide: Path
 ) -> None:
-    node = start_node(broker, "full-of-text", AUTOGLM_QUEUE_REQUESTS="1", AUTOGLM_MAX_BATCH_SIZE="1")
+    # Two places: the prompt may get one when an answer ends, and must not have the node's last.
+    node = start_node(broker, "full-of-text", AUTOGLM_QUEUE_REQUESTS="2", AUTOGLM_MAX_BATCH_SIZE="1")
     node.agent.pull(wide, "wide")
     with ThreadPoolExecutor(20) as pool, node.client(node.topic("results", "#")) as client:
         for _ in range(20):
