@@ -21,7 +21,7 @@ CONTEXTS = {512: 8, 4096: 4, 16384: 2}  # tokens -> slots
 LONG, SHORT, ANSWER = 128, 4, 2  # tokens
 
 TOLERANCE = 0.25 if "amx_int8" in footprint.cpu_features() else 0.1
-"""What llama.cpp copies of the weights for AMX is known from its source alone: a little more than predicted."""
+"""What llama.cpp copies of weights for AMX is known from its source alone: a little more than predicted."""
 
 
 class Heard:
