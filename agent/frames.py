@@ -16,6 +16,7 @@ from agent.request import Chunk, Message, Prompt, Sampling
 from agent.tensor import Tensor
 
 MAX_FRAME = 64 * 1024 * 1024  # a prompt is bounded far below this; more is a broken peer
+MOST_TOGETHER = 16 * 1024 * 1024  # of answers that go in one frame; a single answer may have more
 _LENGTH = struct.Struct("<I")
 
 

@@ -92,9 +92,6 @@ class Offered:
             return self.remote.engine
         return of_gguf if self.tensors is None else "onnx"
 
-    def answers_to(self, name: str) -> bool:
-        return name in (self.name, f"{self.name}:{self.version}")
-
     def public(self) -> dict[str, Any]:
         """For `/status`."""
         shown: dict[str, Any] = {"name": self.name, "version": self.version, "size": self.size}

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from agent.engines.engine import EngineError, EngineInfo, TensorInfo
 from agent.errors import AgentError, DeadlineExceeded, InternalError, Unavailable
 from agent.frames import (
+    MOST_TOGETHER,
     Answered,
     Beat,
     Cancel,
@@ -43,7 +44,6 @@ from agent.tensor import Tensor
 IDLE_BEAT = 0.5  # seconds
 LOOK_S = 10.0  # how often an idle server is looked at
 AWAY_S = 1.0  # how often one that is away is
-MOST_FRAME = 16 << 20  # bytes of answers that go together; a single answer may have more
 
 Info = TypeVar("Info", EngineInfo, TensorInfo, covariant=True)
 
@@ -214,7 +214,7 @@ class RemoteTextWorker(_RemoteWorker):
 
     def _frame(self) -> Beat:
         said: list[Said] = []
-        room = MOST_FRAME
+        room = MOST_TOGETHER
         while self._said and (not said or self._said[0][1] <= room):
             one, its = self._said.popleft()
             said.append(one)
@@ -266,7 +266,7 @@ class RemoteTensorWorker(_RemoteWorker):
         size = 0
         while self._answered:
             its = sum(len(tensor.data) for tensor in self._answered[0].outputs or ())
-            if answered and size + its > MOST_FRAME:
+            if answered and size + its > MOST_TOGETHER:
                 break
             answered.append(self._answered.popleft())
             size += its

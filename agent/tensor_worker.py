@@ -19,11 +19,21 @@ from typing import Any
 from agent.batcher import Batcher, Item
 from agent.engines import tensors
 from agent.engines.engine import EngineError, TensorEngine
-from agent.frames import MAX_FRAME, Answered, Cancel, Infer, Ran, Reader, Stop, TensorsReady, ToWorker
+from agent.frames import (
+    MAX_FRAME,
+    MOST_TOGETHER,
+    Answered,
+    Cancel,
+    Infer,
+    Ran,
+    Reader,
+    Stop,
+    TensorsReady,
+    ToWorker,
+)
 from agent.link import AgentGone, send
 
 IDLE_BEAT = 0.5  # seconds
-MOST_TOGETHER = 16 << 20  # bytes of outputs in one frame; a single answer may have more
 MOST_ANSWER = MAX_FRAME - (1 << 20)
 ARRANGED = ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")  # settings that `/status` shows
 

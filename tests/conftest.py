@@ -31,22 +31,24 @@ def model_path() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def gemma_path() -> Path:
-    """The real Gemma 3 270M Q4_K_M, of which most layers look back 512 tokens: 240 MB the first time."""
+def pulled_once(name: str) -> Path:
+    """The file of a catalog's model, on a shelf that all test runs share."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return asyncio.run(pull("gemma3-270m", Shelf(CACHE / "shelf"), report=lambda _: None)).path
+        return asyncio.run(pull(name, Shelf(CACHE / "shelf"), report=lambda _: None)).path
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    """The real Gemma 3 270M Q4_K_M, of which most layers look back 512 tokens: 240 MB the first time."""
+    return pulled_once("gemma3-270m")
 
 
 @pytest.fixture(scope="session")
 def magika_path() -> Path:
     """The real magika model, an ONNX file: int32 [N, 2048] to float32 [N, 214]."""
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return asyncio.run(pull("magika", Shelf(CACHE / "shelf"), report=lambda _: None)).path
+    return pulled_once("magika")
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from agent.engines.engine import EngineInfo
 from agent.engines.remote_openai import OpenAIServer
 from agent.engines.upstream import LONGEST_PAUSE, backoff
 from agent.errors import BadRequest
-from agent.frames import Beat, Reader, Start, Stop, ToAgent, encode
-from agent.remote_worker import MOST_FRAME, RemoteTextWorker
+from agent.frames import MOST_TOGETHER, Beat, Reader, Start, Stop, ToAgent, encode
+from agent.remote_worker import RemoteTextWorker
 from agent.request import Chunk, Sampling
 from models.remote import read
 
@@ -34,7 +34,7 @@ class Bursts:
 
     async def answer(self, asked: Start, say: Callable[[Chunk], None]) -> None:
         for _ in range(7):
-            say(Chunk(0, "x" * (MOST_FRAME // 3)))
+            say(Chunk(0, "x" * (MOST_TOGETHER // 3)))
         say(Chunk(0, "", finish="stop"))
 
     async def close(self) -> None: ...
@@ -54,8 +54,8 @@ def test_what_waits_goes_in_as_many_frames_as_it_needs() -> None:
             ended = ended or any(one.finish for one in chunks)
     ours.sendall(encode(Stop()))
     thread.join(20)
-    assert sum(sizes) == 7 * (MOST_FRAME // 3)
-    assert max(sizes) < MOST_FRAME
+    assert sum(sizes) == 7 * (MOST_TOGETHER // 3)
+    assert max(sizes) < MOST_TOGETHER
     ours.close()
     theirs.close()
 
