@@ -123,7 +123,8 @@ class Supervisor:
             self.deaths = 1 if self._fruitful else self.deaths + 1
             self._enter(State.BACKOFF, reason)
             self.telemetry.restarted(reason.split(":")[0])
-            self.settled.set()
+            if self.deaths > 1 or not reason.startswith("crash"):  # which may be chance, once
+                self.settled.set()
             self.listener.worker_lost(reason, died=True)
             pause = BACKOFF[min(self.deaths, len(BACKOFF)) - 1]
             log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import json
 import select
 import signal
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="path of the model's file")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON")
     arguments = parser.parse_args()
+    faulthandler.enable()  # a crash inside a library says where in the agent's log
     # The agent's death ends this process even where it is stuck inside a step.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle

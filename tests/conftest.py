@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +91,14 @@ def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
         AUTOGLM_MAX_BATCH_SIZE="8",
         AUTOGLM_CONTEXT="2048",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure, the ends of the logs of the agents that the test used."""
+    report = yield
+    if report.failed:
+        for name, used in getattr(item, "funcargs", {}).items():
+            if isinstance(used, Agent):
+                report.sections.append((f"log of {name}", used.log[-4000:]))
+    return report

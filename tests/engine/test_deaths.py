@@ -116,6 +116,19 @@ def test_an_engine_that_fails_a_step_is_replaced(agent: Agent) -> None:
     assert agent.chat("fine").status_code == 200
 
 
+def test_a_load_that_crashes_is_tried_once_more_before_anybody_is_refused(
+    start_agent: Callable[..., Agent], echo_model: Path, tmp_path: Path
+) -> None:
+    crash, other = tmp_path / "crash", tmp_path / "other.gguf"
+    other.write_bytes(echo_model.read_bytes())
+    agent = start_agent(ECHO_CRASHES_ONCE=str(crash))
+    agent.pull(other, "other")
+    crash.touch()
+    assert agent.chat("hello", model="other").status_code == 200
+    assert not crash.exists()
+    assert "Fatal Python error: Segmentation fault" in agent.log  # and where
+
+
 def test_a_worker_that_cannot_load_leaves_the_agent_up_and_unready(
     start_agent: Callable[..., Agent], echo_model: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,8 @@
 A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
 of the answer, `<hang>` stops the process, `<eat N>` takes N MiB of memory for a moment, `<slow S>` sleeps S
 seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its
-slot holds is an EngineError. Directives count in a text to embed too; its vector counts four of its bytes.
+slot holds is an EngineError. A load crashes where the file that ECHO_CRASHES_ONCE names is there, and takes it
+away. Directives count in a text to embed too; its vector counts four of its bytes.
 """
 
 from __future__ import annotations
@@ -147,6 +148,9 @@ def _obey(sampler: EchoSampler) -> None:
 def load(model: str, settings: Mapping[str, Any], progress: Progress) -> EchoEngine:
     if Path(model).read_bytes().endswith(struct.pack("<f", BROKEN)):
         raise EngineError("this model is broken")
+    if (mine := Path(os.environ.get("ECHO_CRASHES_ONCE", "/nonexistent"))).exists():
+        mine.unlink()
+        os.kill(os.getpid(), signal.SIGSEGV)
     if trials := settings.get("count_loads_in"):
         with Path(trials).open("a") as file:
             file.write("load\n")
