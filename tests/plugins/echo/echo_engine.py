@@ -3,8 +3,8 @@
 A prompt may hold directives: `<crash>` raises SIGSEGV when it is computed, `<crash-after N>` after N tokens
 of the answer, `<hang>` stops the process, `<eat N>` takes N MiB of memory for a moment, `<slow S>` sleeps S
 seconds a step, `<fail>` raises EngineError. Its KV cache is checked: a Piece that does not continue what its
-slot holds is an EngineError. A load crashes where the file that ECHO_CRASHES_ONCE names is there, and takes it
-away. Directives count in a text to embed too; its vector counts four of its bytes.
+slot holds is an EngineError. A load crashes where the file that ECHO_CRASHES_ONCE names is there, and
+takes it away. Directives count in a text to embed too; its vector counts four of its bytes.
 """
 
 from __future__ import annotations
