@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from agent.crash import CrashFile
 from agent.frames import (
     Beat,
     Broken,
@@ -89,6 +90,7 @@ class Supervisor:
     progressed: float = field(default_factory=time.monotonic)  # when this loop last did something
     _link: socket.socket | None = None
     _outgoing: bytearray = field(default_factory=bytearray)
+    _trace: dict[str, str] = field(default_factory=dict)  # where the last life crashed, if it did
     _process: asyncio.subprocess.Process | None = None
     _fruitful: bool = False  # this life has generated something: earlier deaths are paid for
     _stopping: bool = False
@@ -127,7 +129,9 @@ class Supervisor:
                 self.settled.set()
             self.listener.worker_lost(reason, died=True)
             pause = BACKOFF[min(self.deaths, len(BACKOFF)) - 1]
-            log.warning("worker lost", model=self.launch.model, reason=reason, restart_in_s=pause)
+            log.warning(
+                "worker lost", model=self.launch.model, reason=reason, restart_in_s=pause, **self._trace
+            )
             await self._pause(pause)
         self._enter(State.STOPPED, "stopped")
         self.settled.set()
@@ -213,13 +217,15 @@ class Supervisor:
     async def _spawned(self) -> AsyncIterator[socket.socket]:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        crash = CrashFile()
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "agent.worker", "worker"),
-                    *("--socket", str(theirs.fileno()), "--engine", self.launch.engine),
-                    *("--model", self.launch.path, "--settings", json.dumps(self.launch.settings)),
-                    pass_fds=(theirs.fileno(),),
+                    *("--socket", str(theirs.fileno()), "--crash", str(crash.fd)),
+                    *("--engine", self.launch.engine, "--model", self.launch.path),
+                    *("--settings", json.dumps(self.launch.settings)),
+                    pass_fds=(theirs.fileno(), crash.fd),
                     stdin=asyncio.subprocess.DEVNULL,
                 )
             self._link, self._outgoing = ours, bytearray()
@@ -231,6 +237,8 @@ class Supervisor:
             if self._process is not None:
                 await asyncio.shield(self._process.wait())
             self._process = None
+            self._trace = crash.read()
+            crash.close()
             ours.close()
 
     async def _epitaph(self) -> str:

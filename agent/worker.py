@@ -274,12 +274,14 @@ def main() -> None:
     )
     parser.add_argument("role", choices=["worker", "probe"])
     parser.add_argument("--socket", type=int, help="inherited file descriptor, for a worker")
+    parser.add_argument("--crash", type=int, help="inherited file descriptor for a crash's trace")
     parser.add_argument("--candidates", type=json.loads, default=[{}], help="JSON, for a probe")
     parser.add_argument("--engine", required=True)
     parser.add_argument("--model", required=True, help="path of the model's file")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON")
     arguments = parser.parse_args()
-    faulthandler.enable()  # a crash inside a library says where in the agent's log
+    if arguments.crash is not None:
+        faulthandler.enable(arguments.crash)  # where a crash inside a library happened
     # The agent's death ends this process even where it is stuck inside a step.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle

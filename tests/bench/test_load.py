@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 
 import grpc
@@ -11,8 +13,26 @@ import grpc.aio
 from bench.tensors import load, wire
 from bench.tensors.figures import Log
 
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
 REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi"
 SECONDS = 0.5
+
+
+@asynccontextmanager
+async def serving(handle: Handle) -> AsyncIterator[int]:
+    """The port; at the end each connection's handler has ended too."""
+    handlers = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await handle(reader, writer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+    await asyncio.wait(handlers)
 
 
 async def test_http_clients_keep_their_connections_and_ask_again_and_again() -> None:
@@ -20,21 +40,17 @@ async def test_http_clients_keep_their_connections_and_ask_again_and_again() -> 
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen["connections"] += 1
-        try:
-            while await reader.readexactly(len(REQUEST)) == REQUEST:
-                seen["asked"] += 1
-                refused = seen["asked"] % 3 == 0
-                seen["refused"] += refused
-                writer.write(f"HTTP/1.1 {429 if refused else 200} X\r\ncontent-".encode())
-                await writer.drain()
-                await asyncio.sleep(0.001)  # an answer in two pieces
-                writer.write(b"length: 3\r\n\r\nabc")
-        except asyncio.IncompleteReadError:
-            writer.close()
+        while await reader.readexactly(len(REQUEST)) == REQUEST:
+            seen["asked"] += 1
+            refused = seen["asked"] % 3 == 0
+            seen["refused"] += refused
+            writer.write(f"HTTP/1.1 {429 if refused else 200} X\r\ncontent-".encode())
+            await writer.drain()
+            await asyncio.sleep(0.001)  # an answer in two pieces
+            writer.write(b"length: 3\r\n\r\nabc")
 
     log = Log()
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serving(serve) as port:
         await load.http(port, 4, REQUEST, log, perf_counter() + SECONDS)
     assert seen["connections"] == 4
     assert seen["asked"] > 4, "each client asked but once"
@@ -46,11 +62,10 @@ async def test_http_clients_keep_their_connections_and_ask_again_and_again() -> 
 async def test_a_connection_that_is_lost_is_an_error() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(len(REQUEST))
-        writer.close()
 
     log = Log()
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        await load.http(server.sockets[0].getsockname()[1], 2, REQUEST, log, perf_counter() + SECONDS)
+    async with serving(serve) as port:
+        await load.http(port, 2, REQUEST, log, perf_counter() + SECONDS)
     assert (len(log.ended), log.errors) == (0, 2)
 
 

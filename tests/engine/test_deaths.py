@@ -126,7 +126,9 @@ def test_a_load_that_crashes_is_tried_once_more_before_anybody_is_refused(
     crash.touch()
     assert agent.chat("hello", model="other").status_code == 200
     assert not crash.exists()
-    assert "Fatal Python error: Segmentation fault" in agent.log  # and where
+    lost = next(json.loads(line) for line in agent.log.splitlines() if "worker lost" in line)
+    assert "Segmentation fault" in lost["trace"]
+    assert "in load" in lost["trace"]
 
 
 def test_a_worker_that_cannot_load_leaves_the_agent_up_and_unready(
