@@ -1,1 +1,3 @@
 """Agreement with the cloud, and the durable state that it rests on."""
+
+__version__ = "0.1.0"

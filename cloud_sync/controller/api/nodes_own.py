@@ -1,0 +1,73 @@
+"""`/api/v1/...` for nodes: to join, to renew, to report, to fetch, to listen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from cloud_sync.controller.access import NodeHolder, address
+from cloud_sync.controller.core import Controller
+from cloud_sync.controller.hints import Listener
+from cloud_sync.controller.joining import standing
+from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renewed, Report
+
+HINT_S = 60.0  # how often a stream without news shows that it lives
+
+
+def routes(controller: Controller) -> APIRouter:
+    router = APIRouter(prefix=API, tags=["Nodes themselves"])
+
+    @router.get("/ca", response_class=PlainTextResponse)
+    async def ca() -> str:
+        """The CA's certificate (PEM), for machines that join: the token says what its digest must be."""
+        return controller.keys.authority.certificate.decode()
+
+    @router.post("/join", status_code=201)
+    async def join(asked: Join, request: Request) -> Joined:
+        """Become a node, with a token. The same key may ask again, and is the same node."""
+        joined = await controller.joining.join(asked, address(request))
+        await controller.hints.changed()
+        return joined
+
+    @router.post("/renew")
+    async def renew(asked: Renew, request: Request) -> Renewed:
+        """A certificate for a new key; the old one may be over."""
+        return await controller.joining.renew(asked, address(request))
+
+    @router.post("/node/report")
+    async def report(report: Report, holder: NodeHolder, request: Request) -> Answer:
+        """The Reported document, and the heartbeat."""
+        return await controller.reports.take(holder, report, address(request))
+
+    @router.get("/node/desired", response_model=Desired, responses={304: {"description": "No other."}})
+    async def desired(holder: NodeHolder, if_none_match: Annotated[str, Header()] = "") -> Response:
+        """The Desired document, with an ETag."""
+        found = await controller.reports.desired(holder)
+        headers = {"etag": found.etag}
+        if if_none_match == found.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(found.model_dump_json(), headers=headers, media_type="application/json")
+
+    @router.get("/node/hints", response_class=StreamingResponse)
+    async def hints(holder: NodeHolder) -> StreamingResponse:
+        """Server-sent events: `desired`, with the generation that is to be fetched."""
+        async with controller.store.read() as session:
+            await standing(session, holder)
+        return StreamingResponse(_stream(controller, holder.node), media_type="text/event-stream")
+
+    return router
+
+
+async def _stream(controller: Controller, node: str) -> AsyncIterator[bytes]:
+    with controller.hints.listening(node) as listener:
+        yield b": listening\n\n"
+        while True:
+            yield await _event(listener)
+
+
+async def _event(listener: Listener) -> bytes:
+    generation = await listener.next(HINT_S)
+    return b":\n\n" if generation is None else b"event: desired\ndata: %d\n\n" % generation

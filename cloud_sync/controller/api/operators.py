@@ -1,0 +1,68 @@
+"""`/api/v1/...` for operators: join tokens, nodes, settings, the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from cloud_sync.controller.access import Operator, Viewer
+from cloud_sync.controller.core import Controller
+from cloud_sync.controller.fleet import NodeRow
+from cloud_sync.messages import API, Labels
+
+HOUR = 3600.0
+
+
+class NewToken(BaseModel):
+    life_s: Annotated[float, Field(gt=0, le=90 * 24 * HOUR)] = HOUR
+    labels: Labels = {}
+
+
+class MadeToken(BaseModel):
+    token: str
+
+
+class LayerBody(BaseModel):
+    selector: Annotated[str, Field(max_length=2000)] = "all"
+    """`all`, `key=value,...`, or `node:NAME`."""
+    settings: dict[str, Any]
+
+
+class Changed(BaseModel):
+    nodes: int
+    """Whose Desired documents changed."""
+
+
+def routes(controller: Controller) -> APIRouter:
+    router = APIRouter(prefix=API, tags=["Operators"])
+
+    @router.post("/tokens", status_code=201)
+    async def new_token(body: NewToken, actor: Operator) -> MadeToken:
+        """A join token, for one machine. It is shown once."""
+        return MadeToken(token=await controller.joining.new_token(actor, body.life_s, body.labels))
+
+    @router.get("/nodes")
+    async def nodes(
+        actor: Viewer,
+        after: Annotated[str, Query(max_length=64)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> list[NodeRow]:
+        """Nodes by name, from the one after `after` on."""
+        return await controller.fleet.nodes(after, limit)
+
+    @router.get("/config")
+    async def config(actor: Viewer) -> list[LayerBody]:
+        """The layers of settings, the lowest first."""
+        found = await controller.fleet.layers()
+        return [LayerBody(selector=str(selector), settings=settings) for selector, settings in found]
+
+    @router.patch("/config")
+    async def change(body: LayerBody, actor: Operator) -> Changed:
+        """Change settings of one layer: those that are named; null takes one away."""
+        changed = await controller.fleet.change(actor, body.selector, body.settings)
+        await controller.hints.changed()
+        return Changed(nodes=changed)
+
+    return router

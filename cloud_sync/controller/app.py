@@ -1,0 +1,66 @@
+"""The controller's HTTP application: its routes, and how it refuses."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from cloud_sync import __version__
+from cloud_sync.controller.access import Access
+from cloud_sync.controller.api import nodes_own, operators
+from cloud_sync.controller.core import Controller
+from cloud_sync.controller.errors import Refused
+from cloud_sync.controller.guard import Guard
+
+log = structlog.get_logger()
+
+
+def create_app(controller: Controller) -> ASGIApp:
+    app = FastAPI(
+        title="Open-AutoGLM Edge controller", version=__version__, redirect_slashes=False, redoc_url=None
+    )
+    app.state.access = Access(controller.keys.authority, controller.keys.signing)
+    app.state.store = controller.store
+    app.include_router(nodes_own.routes(controller))
+    app.include_router(operators.routes(controller))
+
+    @app.get("/healthz", tags=["Controller"])
+    async def healthz() -> dict[str, str]:
+        """Whether it lives."""
+        return {"status": "ok"}
+
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(Exception, _broken)
+    return Guard(app, controller.settings.max_body_bytes)
+
+
+def _answer(status: int, code: str, message: str) -> Response:
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - for the type checker: it is registered for that
+    return _answer(error.status, error.code, error.message)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    first = error.errors()[0]
+    where = ".".join(str(one) for one in first["loc"][1:]) or str(first["loc"][0])
+    return _answer(422, "invalid", f"{where}: {first['msg']}")
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    return _answer(error.status_code, "http", str(error.detail))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _answer(500, "internal", "something went wrong inside the controller: its log says what")

@@ -1,0 +1,20 @@
+"""The controller's parts, connected."""
+
+from __future__ import annotations
+
+from cloud_sync.controller.config import ControllerSettings
+from cloud_sync.controller.fleet import Fleet
+from cloud_sync.controller.hints import Hints
+from cloud_sync.controller.joining import Joining
+from cloud_sync.controller.keys import Keys
+from cloud_sync.controller.reports import Reports
+from cloud_sync.controller.store import Store
+
+
+class Controller:
+    def __init__(self, settings: ControllerSettings, store: Store, keys: Keys) -> None:
+        self.settings, self.store, self.keys = settings, store, keys
+        self.joining = Joining(store, keys.authority, settings)
+        self.reports = Reports(store, settings)
+        self.fleet = Fleet(store)
+        self.hints = Hints(store)

@@ -1,0 +1,88 @@
+"""What operators see and change: nodes, and layers of settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from cloud_sync.controller import desired
+from cloud_sync.controller.audit import Actor, record
+from cloud_sync.controller.errors import Invalid
+from cloud_sync.controller.selectors import Selector
+from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.tables import Fleet as FleetRow
+from cloud_sync.controller.store.tables import Layer, Node
+from cloud_sync.settings import BadSettings, checked
+
+
+class NodeRow(BaseModel):
+    name: str
+    state: str
+    labels: dict[str, str]
+    address: str
+    seen_at: float | None
+    """Wall time of the last heartbeat, in seconds."""
+    epoch: int
+    generation: int
+    observed_generation: int
+    reported: dict[str, Any]
+
+
+class Fleet:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def nodes(self, after: str, limit: int) -> list[NodeRow]:
+        async with self._store.read() as session:
+            fleet = await session.get_one(FleetRow, 1)
+            asked = (
+                select(Node).where(Node.name > after, Node.state != "gone").order_by(Node.name).limit(limit)
+            )
+            return [_row(node, fleet.epoch) for node in await session.scalars(asked)]
+
+    async def layers(self) -> list[tuple[Selector, dict[str, Any]]]:
+        async with self._store.read() as session:
+            return await desired.layers(session)
+
+    async def change(self, actor: Actor, text: str, changes: dict[str, Any]) -> int:
+        """Merge `changes` into a layer, as JSON Merge Patch does. How many documents changed. Invalid."""
+        selector = Selector.parse(text)
+        async with self._store.write() as session:
+            row = await session.get(Layer, str(selector), with_for_update=True)
+            try:
+                settings = checked(_patched(row.settings if row else {}, changes))
+            except BadSettings as error:
+                raise Invalid("bad_settings", str(error)) from None
+            changed = await desired.put(session, selector, settings)
+            record(session, self._store.now(), actor, "config.changed", str(selector), changes=changes)
+        return changed
+
+
+def _row(node: Node, epoch: int) -> NodeRow:
+    return NodeRow(
+        name=node.name,
+        state=node.state,
+        labels=node.labels,
+        address=node.address,
+        seen_at=node.seen_at,
+        epoch=epoch,
+        generation=node.generation,
+        observed_generation=node.observed_generation,
+        reported=node.reported,
+    )
+
+
+def _patched(below: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """RFC 7396."""
+    made = dict(below)
+    for name, value in changes.items():
+        if value is None:
+            made.pop(name, None)
+        elif isinstance(value, dict):
+            under = made.get(name)
+            made[name] = _patched(under if isinstance(under, dict) else {}, value)
+        else:
+            made[name] = value
+    return made

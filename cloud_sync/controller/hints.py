@@ -1,0 +1,118 @@
+"""Hints: "your Desired document has changed", to the nodes that listen to this copy of the controller.
+
+A hint may be lost; nodes poll behind it. Whoever changes documents calls `changed`; on PostgreSQL that wakes
+every copy, and each looks which of its own listeners it concerns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import asyncpg
+import structlog
+from sqlalchemy import select, text
+
+from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.tables import Fleet, Node
+
+CHANNEL = "autoglm_desired"
+RETRY_S = 1.0
+log = structlog.get_logger()
+
+
+class Listener:
+    """One node's open stream."""
+
+    def __init__(self) -> None:
+        self._news = asyncio.Event()
+        self.generation = 0
+
+    def tell(self, generation: int) -> None:
+        self.generation = max(self.generation, generation)
+        self._news.set()
+
+    async def next(self, within_s: float) -> int | None:
+        """The newest generation, once there is one to tell; None: not within that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._news.wait()
+            self._news.clear()
+            return self.generation
+        return None
+
+
+class Hints:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._listeners: dict[str, set[Listener]] = {}
+        self._news = asyncio.Event()
+        self._seen = 0  # revision
+        self._postgres = store.engine.dialect.name == "postgresql"
+
+    @property
+    def listeners(self) -> int:
+        return sum(map(len, self._listeners.values()))
+
+    @contextlib.contextmanager
+    def listening(self, node: str) -> Iterator[Listener]:
+        one = Listener()
+        self._listeners.setdefault(node, set()).add(one)
+        try:
+            yield one
+        finally:
+            self._listeners[node].discard(one)
+            if not self._listeners[node]:
+                del self._listeners[node]
+
+    async def changed(self) -> None:
+        """After a commit that changed documents."""
+        if self._postgres:
+            async with self._store.write() as session:
+                await session.execute(text(f"NOTIFY {CHANNEL}"))
+        else:
+            self._news.set()
+
+    async def run(self) -> None:
+        async with self._store.read() as session:
+            self._seen = await session.scalar(select(Fleet.revision)) or 0
+        async with asyncio.TaskGroup() as group:
+            if self._postgres:
+                group.create_task(self._hear())
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._store.read() as session:
+            found = await session.execute(
+                select(Node.id, Node.generation, Node.revision).where(Node.revision > self._seen)
+            )
+            for id, generation, revision in found:
+                self._seen = max(self._seen, revision)
+                for one in self._listeners.get(id, ()):
+                    one.tell(generation)
+
+    async def _hear(self) -> None:
+        """Notifications of all copies; after a gap, look what was missed."""
+        while True:
+            try:
+                await self._listen()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("no notifications from PostgreSQL", error=str(error), again_in_s=RETRY_S)
+            await asyncio.sleep(RETRY_S)
+
+    async def _listen(self) -> None:
+        """Until the connection is gone."""
+        gone = asyncio.Event()
+        url = self._store.engine.url.set(drivername="postgresql")
+        connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+        try:
+            connection.add_termination_listener(lambda _: gone.set())
+            await connection.add_listener(CHANNEL, lambda *_: self._news.set())
+            self._news.set()
+            await gone.wait()
+        finally:
+            await connection.close(timeout=1)

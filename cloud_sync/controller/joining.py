@@ -1,0 +1,127 @@
+"""How a machine becomes a node, and stays one: join tokens, certificates, their renewal."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloud_sync import identity
+from cloud_sync.controller import desired
+from cloud_sync.controller.audit import Actor, record
+from cloud_sync.controller.config import ControllerSettings
+from cloud_sync.controller.errors import Conflict, Forbidden, Invalid, Unauthorised
+from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.tables import Certificate, JoinToken, Node
+from cloud_sync.identity import Authority, BadIdentity, Holder
+from cloud_sync.join_token import JoinToken as Token
+from cloud_sync.messages import Join, Joined, Renew, Renewed
+
+
+class Joining:
+    def __init__(self, store: Store, authority: Authority, settings: ControllerSettings) -> None:
+        self._store, self._authority, self._settings = store, authority, settings
+
+    async def new_token(self, actor: Actor, life_s: float, labels: Mapping[str, str]) -> str:
+        token = Token.new(self._authority.fingerprint)
+        async with self._store.write() as session:
+            now = self._store.now()
+            row = JoinToken(
+                id=token.id,
+                digest=token.digest,
+                made_by=actor.name,
+                labels=dict(labels),
+                expires_at=now + life_s,
+            )
+            session.add(row)
+            record(session, now, actor, "token.made", token.id, labels=dict(labels), life_s=life_s)
+        return str(token)
+
+    async def join(self, asked: Join, address: str) -> Joined:
+        """A new node, or the same once more for the same key: it had not heard the answer. Refused."""
+        key = _key_of(asked.csr)
+        async with self._store.write() as session:
+            now = self._store.now()
+            token = await self._token(session, asked.token, key, now)
+            if token.node is not None:
+                node = await session.get_one(Node, token.node)
+            else:
+                node = await self._new_node(session, asked, token, now)
+                token.used_at, token.used_by, token.node = now, key, node.id
+                actor = Actor(f"token:{token.id}", address)
+                record(session, now, actor, "node.joined", node.name, labels=node.labels)
+            certificate = await self._issue(session, asked.csr, node.id, key, now)
+        return Joined(name=node.name, certificate=certificate)
+
+    async def renew(self, asked: Renew, address: str) -> Renewed:
+        """A certificate for a new key, for whoever has the old key. Refused."""
+        key = _key_of(asked.csr)
+        try:
+            holder = self._authority.holder(asked.certificate.encode())
+        except BadIdentity as error:
+            raise Unauthorised("unknown_certificate", f"{error}: join anew") from None
+        if not identity.is_proven(asked.certificate.encode(), asked.csr.encode(), asked.proof):
+            raise Unauthorised("not_proven", "the old key did not sign this request")
+        async with self._store.write() as session:
+            now = self._store.now()
+            node = await standing(session, holder)
+            if now > holder.not_after + self._settings.renewal_grace_s:
+                raise Unauthorised("expired", "the certificate ended too long ago to be renewed: join anew")
+            record(session, now, Actor(f"node:{node.name}", address), "certificate.renewed", node.name)
+            return Renewed(certificate=await self._issue(session, asked.csr, node.id, key, now))
+
+    async def _token(self, session: AsyncSession, text: str, key: str, now: float) -> JoinToken:
+        try:
+            given = Token.parse(text)
+        except ValueError as error:
+            raise Unauthorised("bad_token", str(error)) from None
+        found = await session.get(JoinToken, given.id, with_for_update=True)
+        if found is None or not secrets.compare_digest(found.digest, given.digest):
+            raise Unauthorised("bad_token", "this join token is not known here")
+        if found.used_at is not None and found.used_by != key:
+            raise Unauthorised("token_used", "this join token was used: each is good for one machine")
+        if now > found.expires_at:
+            raise Unauthorised("token_expired", "this join token is too old: `autoglm cloud token` makes one")
+        return found
+
+    async def _new_node(self, session: AsyncSession, asked: Join, token: JoinToken, now: float) -> Node:
+        if await session.scalar(select(Node.id).where(Node.name == asked.name)):
+            raise Conflict(
+                "name_taken",
+                f"there is a node {asked.name!r} already: join with another --name, or replace that one",
+            )
+        node = Node(
+            id=secrets.token_hex(8), name=asked.name, labels={**asked.labels, **token.labels}, joined_at=now
+        )
+        session.add(node)
+        await desired.settle(session, [node])
+        await session.flush()
+        return node
+
+    async def _issue(self, session: AsyncSession, csr: str, node: str, key: str, now: float) -> str:
+        life = self._settings.certificate_life_s
+        certificate, holder = self._authority.issue_node(csr.encode(), node, now, life)
+        session.add(Certificate(serial=holder.serial, node=node, key=key, not_after=holder.not_after))
+        return certificate.decode()
+
+
+async def standing(session: AsyncSession, holder: Holder) -> Node:
+    """The node whose certificate this is, if it may still use it; it may be over. Refused."""
+    certificate = await session.get(Certificate, holder.serial)
+    node = await session.get(Node, holder.node)
+    if certificate is None or node is None:  # issued after the backup that this controller was restored from
+        raise Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
+    if node.state == "cloned":
+        raise Forbidden("cloned", "two machines use this identity: each must join anew")
+    if certificate.revoked_at is not None or node.state != "active":
+        raise Forbidden("revoked", "this identity was revoked: join anew")
+    return node
+
+
+def _key_of(csr: str) -> str:
+    try:
+        return identity.key_of(csr.encode())
+    except BadIdentity as error:
+        raise Invalid("bad_csr", str(error)) from None

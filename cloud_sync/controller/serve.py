@@ -1,0 +1,60 @@
+"""Runs one copy of the controller until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+
+import structlog
+
+from cloud_sync.controller.app import create_app
+from cloud_sync.controller.config import ControllerSettings
+from cloud_sync.controller.core import Controller
+from cloud_sync.controller.keys import ensure_keys, server_certificate
+from cloud_sync.controller.store import open_store
+from cloud_sync.controller.wire import make_server
+from cloud_sync.files import write_whole
+
+log = structlog.get_logger()
+
+
+async def serve(settings: ControllerSettings) -> None:
+    """Until SIGTERM or SIGINT. OSError, ValueError, fit for a person."""
+    keys = await asyncio.to_thread(ensure_keys, settings.data_dir, time.time())
+    store = await open_store(settings.database)
+    try:
+        controller = Controller(settings, store, keys)
+        with _listening(settings) as listener:
+            port = listener.getsockname()[1]
+            certificate = await asyncio.to_thread(server_certificate, keys.authority, settings, time.time())
+            try:
+                server = make_server(create_app(controller), certificate, settings.data_dir / "ca.pem")
+            finally:
+                certificate.unlink()
+            write_whole(settings.data_dir / "port", str(port).encode())  # where the command line finds it
+            log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, setattr, server, "should_exit", True)
+            async with asyncio.TaskGroup() as group:
+                hints = group.create_task(controller.hints.run())
+                await server.serve(sockets=[listener])
+                hints.cancel()
+    finally:
+        await store.close()
+
+
+def _listening(settings: ControllerSettings) -> socket.socket:
+    try:
+        both = settings.host == "::" and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server(
+            (settings.host, settings.port), family=family, backlog=4096, dualstack_ipv6=both
+        )
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error};"
+            " see AUTOGLM_CLOUD_HOST and AUTOGLM_CLOUD_PORT"
+        ) from error

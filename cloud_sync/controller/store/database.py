@@ -1,0 +1,105 @@
+"""One engine for SQLite or PostgreSQL; a reading or a writing transaction at a time for each caller.
+
+SQLite has one writer: writing transactions take turns here, so that none ever finds the database busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+
+
+class Store:
+    """`clock`: wall time in seconds."""
+
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.time) -> None:
+        self.engine = engine
+        self.now = clock
+        self._one_writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        self._writes = engine.execution_options(immediate=True)
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """Committed at the end, rolled back by an exception."""
+        async with (
+            self._one_writer or contextlib.nullcontext(),
+            AsyncSession(self._writes, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
+    """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
+    engine = create_async_engine(_with_driver(url), pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        _as_a_server_needs(engine)
+    async with engine.connect() as connection:
+        await connection.run_sync(_migrate)
+        await connection.commit()
+    return Store(engine, clock)
+
+
+def _with_driver(url: str) -> URL:
+    parsed = make_url(url)
+    kind = parsed.get_backend_name()
+    if kind not in _DRIVERS:
+        raise ValueError(f"a database is sqlite:///FILE or postgresql://user:password@host/name, not {kind}")
+    return parsed.set(drivername=_DRIVERS[kind])
+
+
+def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # of several copies that start at once, one migrates
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242018)")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _as_a_server_needs(engine: AsyncEngine) -> None:
+    """WAL, commits that a power cut cannot undo, and transactions that SQLAlchemy itself begins."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            "auto_vacuum=INCREMENTAL",  # before WAL, or it is ignored
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "busy_timeout=10000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

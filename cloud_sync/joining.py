@@ -1,0 +1,46 @@
+"""`join`: this machine becomes a node. It may be killed at any moment, and joins again with the same token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from cloud_sync import identity
+from cloud_sync.files import write_whole
+from cloud_sync.identity import BadIdentity
+from cloud_sync.join_token import JoinToken
+from cloud_sync.membership import Fleet, Membership
+from cloud_sync.messages import Join
+from cloud_sync.transports.https import Https, fetch_ca
+from cloud_sync.transports.transport import Rejected
+
+
+async def join(url: str, token: str, name: str, labels: Mapping[str, str], folder: Path) -> Membership:
+    """Raises Rejected, LinkError, OSError; ValueError: the token is none."""
+    url = url.rstrip("/")
+    given = JoinToken.parse(token)
+    ca = await fetch_ca(url)
+    try:
+        right = identity.fingerprint(ca) == given.fingerprint
+    except BadIdentity:
+        right = False
+    if not right:
+        raise Rejected("wrong_controller", f"{url} is not the controller that this token comes from")
+    key = await asyncio.to_thread(_key, folder / "joining.key")
+    await asyncio.to_thread(write_whole, folder / "ca.pem", ca)
+    transport = Https(url, folder / "ca.pem", None)
+    try:
+        csr = identity.request(key, name).decode()
+        joined = await transport.join(Join(token=token, csr=csr, name=name, labels=dict(labels)))
+    finally:
+        await transport.close()
+    pair = key + joined.certificate.encode()
+    return await asyncio.to_thread(Membership.create, folder, Fleet(url=url, name=joined.name), ca, pair)
+
+
+def _key(path: Path) -> bytes:
+    """Kept before it is used: the controller knows by it who asks again."""
+    if not path.exists():
+        write_whole(path, identity.new_key())
+    return path.read_bytes()

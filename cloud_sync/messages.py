@@ -1,0 +1,115 @@
+"""What node and controller say to each other, both ways: JSON by `/api/v1`.
+
+A field that the other side does not know is ignored, so that a node one release older or newer works.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+API = "/api/v1"
+NAME = r"^[A-Za-z0-9._-]{1,64}$"
+LABEL = r"^[A-Za-z0-9._/-]{1,64}$"
+MOST_PEM = 16 * 1024  # bytes
+
+NodeName = Annotated[str, StringConstraints(pattern=NAME)]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+Pem = Annotated[str, Field(max_length=MOST_PEM)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Text = Annotated[str, Field(max_length=1000)]
+
+
+class Join(BaseModel):
+    """A machine wants to be a node. The same key may ask again: an answer may have been lost."""
+
+    token: Annotated[str, Field(max_length=200)]
+    csr: Pem
+    name: NodeName
+    labels: Labels = {}
+
+
+class Joined(BaseModel):
+    name: NodeName
+    certificate: str
+    """PEM, the node's own first."""
+
+
+class Renew(BaseModel):
+    """A new key for the holder of the old one, whose certificate may be over."""
+
+    certificate: Pem
+    csr: Pem
+    proof: Annotated[str, Field(max_length=1024)]
+    """The old key's signature of the request, base64; see `identity.prove`."""
+
+
+class Renewed(BaseModel):
+    certificate: str
+
+
+class Item(BaseModel):
+    """What became of one setting, or one Model, of the Desired document."""
+
+    state: Literal["applied", "pending", "needs_restart", "overridden", "failed", "rolled_back"]
+    reason: Text = ""
+
+
+class ModelReport(BaseModel):
+    name: Annotated[str, Field(max_length=200)]
+    version: Annotated[str, Field(max_length=200)]
+    state: Annotated[str, Field(max_length=64)]
+
+
+class Report(BaseModel):
+    """The Reported document, and with it the heartbeat."""
+
+    boot: Annotated[str, Field(min_length=8, max_length=64)]
+    """Random for each start of the agent: an earlier one that speaks again is another machine's."""
+    number: Count
+    """Of this boot's reports; it grows."""
+    version: Annotated[str, Field(max_length=64)]
+    """Of the agent."""
+    uptime_s: Annotated[float, Field(ge=0)] = 0.0
+    epoch: Count = 0
+    generation: Count = 0
+    """Of the Desired that is kept here; 0: none yet."""
+    observed_generation: Count = 0
+    """Of the Desired that was applied, well or badly: `items` tells."""
+    items: Annotated[dict[str, Item], Field(max_length=500)] = {}
+    ready: bool = False
+    reason: Text = ""
+    models: Annotated[list[ModelReport], Field(max_length=200)] = []
+    backlog: dict[str, Count] = {}
+    """Rows of telemetry that wait here, by stream."""
+
+
+class Answer(BaseModel):
+    """To a report."""
+
+    epoch: int
+    generation: int
+    """Of the Desired that is there to be fetched."""
+    heartbeat_s: float
+    """When the next report is expected."""
+
+
+class Desired(BaseModel):
+    epoch: int
+    generation: int
+    settings: dict[str, Any]
+    heartbeat_s: float = 300.0
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.epoch}.{self.generation}"'
+
+
+class Problem(BaseModel):
+    """Every error of the controller."""
+
+    code: str
+    message: str

@@ -1,0 +1,1 @@
+"""Ways to the controller. Each carries the same messages."""

@@ -1,0 +1,36 @@
+"""What the link needs of a way to the controller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from cloud_sync.messages import Answer, Desired, Renew, Renewed, Report
+
+
+class LinkError(Exception):
+    """The controller is away, or cannot answer now: try again later."""
+
+
+class Rejected(Exception):
+    """The controller heard, and refuses. `code` is for programs."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+class Transport(Protocol):
+    """Every call raises LinkError or Rejected."""
+
+    async def report(self, report: Report) -> Answer: ...
+
+    async def desired(self, known: Desired | None) -> Desired | None:
+        """None: what is known is the newest."""
+
+    def hints(self) -> AsyncIterator[int]:
+        """Generations that are there to be fetched, as the controller tells of them. Begins with 0."""
+
+    async def renew(self, asked: Renew) -> Renewed: ...
+
+    async def close(self) -> None: ...
