@@ -1,4 +1,4 @@
-"""Settings: `AUTOGLM_*` variables over `/etc/autoglm/agent.toml` over the defaults here."""
+"""Settings: `AUTOGLM_*` variables over the cloud's over `/etc/autoglm/agent.toml` over the defaults here."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -31,6 +33,7 @@ from pydantic_settings import (
 
 from agent.duration import Duration
 from agent.model_settings import ModelName, ModelSettings, meant
+from cloud_sync import twin_file
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -89,6 +92,13 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         hide_input_in_errors=True,
     )
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **given: Any) -> None:
+        """`given`, on the command line for instance, is over all else."""
+        super().__init__(**given)
+        self._given = given
 
     # This node
     node: Name = Field(default_factory=lambda: _default_node())
@@ -212,7 +222,25 @@ class Settings(BaseSettings):
         named = os.environ.get("AUTOGLM_CONFIG")
         if named and not Path(named).exists():
             raise ValueError("there is no such file (AUTOGLM_CONFIG names it)")
-        return init_settings, env_settings, _File(settings_cls, toml_file=Path(named or CONFIG_FILE))
+        file = _File(settings_cls, toml_file=Path(named or CONFIG_FILE))
+        return init_settings, env_settings, _Desired(settings_cls, file), file
+
+    def anew(self) -> Settings:
+        """As they would be for an agent that is started now in the same way. ValueError, OSError."""
+        return Settings(**self._given)
+
+    def overrides(self, name: str) -> str | None:
+        """By what the node itself sets this, over the cloud."""
+        if name in self._given:
+            return "the command line"
+        alias = Settings.model_fields[name].validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [f"AUTOGLM_{name}".upper()]
+        return next((one for one in map(str, choices) if one.isupper() and os.environ.get(one)), None)
+
+    @property
+    def cloud_dir(self) -> Path:
+        """What makes this machine a node of a fleet."""
+        return self.data_dir / "cloud"
 
     @cached_property
     def socket(self) -> Path:
@@ -239,6 +267,22 @@ class Settings(BaseSettings):
             name: one.model_dump(mode="json", exclude_unset=True) for name, one in self.models.items()
         }
         return shown
+
+
+class _Desired(PydanticBaseSettingsSource):
+    """What the controller has set, as the node keeps it."""
+
+    def __init__(self, settings_cls: type[BaseSettings], file: _File) -> None:
+        super().__init__(settings_cls)
+        self._file = file
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the base class asks for it; __call__ does all
+
+    def __call__(self) -> dict[str, Any]:
+        folder = self.current_state.get("data_dir") or self._file().get("data_dir") or _default_data_dir()
+        found = twin_file.settings_in_force(Path(folder) / "cloud")
+        return {name: value for name, value in found.items() if name in Settings.model_fields}
 
 
 class _File(TomlConfigSettingsSource):

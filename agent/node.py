@@ -14,6 +14,7 @@ import structlog
 from agent import __version__, log, systemd
 from agent.arrivals import Arrivals
 from agent.canaries import Trial
+from agent.cloud import Cloud
 from agent.config import Settings
 from agent.data_dir import only_one
 from agent.doors import plugins
@@ -39,6 +40,8 @@ class Node:
         self.shelf = Shelf(settings.data_dir / "models")
         self.residents = Residents(settings, self.serving, self.shelf, self.telemetry, self.templates, report)
         self._arrivals = Arrivals(settings, self.shelf, self.residents)
+        self._cloud = Cloud(settings, self)
+        self.restarts = False  # ends only to start again
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
@@ -56,6 +59,7 @@ class Node:
             "reason": reason or None,
             **self.serving.status(),
             "doors": self.doors,
+            "cloud": self._cloud.status(),
             "settings": self.settings.public(),
         }
 
@@ -90,6 +94,11 @@ class Node:
         """Canaries go: which."""
         return await self.residents.canaries.abort(name)
 
+    def restart(self) -> None:
+        """Let running answers end, then end, to start again with other settings."""
+        self.restarts = True
+        self._stop.set()
+
     def stop(self) -> None:
         """Once: let running answers end first. Twice: end now."""
         if self._stop.is_set():
@@ -110,6 +119,7 @@ class Node:
                         self._tell_systemd(),
                         self._watchdog(),
                         plugins.serve(self),
+                        self._cloud.run(),
                         self.templates.start(),
                     )
                 ]
@@ -123,7 +133,8 @@ class Node:
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
-        systemd.notify("STOPPING=1")
+        if not self.restarts:
+            systemd.notify("STOPPING=1")
         self.serving.close()
         if running := self.serving.status()["running"]:
             logger.info(
@@ -157,10 +168,12 @@ class Node:
                 systemd.notify("WATCHDOG=1")
 
 
-async def run(settings: Settings, report: Report | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. `report` hears of the first pull's progress."""
+async def run(settings: Settings, report: Report | None = None) -> bool:
+    """Serve until SIGTERM or SIGINT: whether to start again. `report` hears of the first pull's progress."""
     log.configure(settings.log_level, settings.log_format)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each caller is a file, and so is a Worker
     with only_one(settings.data_dir):
-        await Node(settings, report).run()
+        node = Node(settings, report)
+        await node.run()
+        return node.restarts

@@ -1,4 +1,4 @@
-"""`join`: this machine becomes a node. It may be killed at any moment, and joins again with the same token."""
+"""`join`: this machine becomes a node. Killed at any moment, it joins again with the same token."""
 
 from __future__ import annotations
 

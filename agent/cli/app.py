@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from agent import __version__
+from agent.cli.cloud.commands import Label, cloud
 from agent.cli.errors import CommandError, UsageError
 
 HELP = """An inference agent for one device: quantised models over HTTP (OpenAI's API) and MQTT.
@@ -33,6 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+app.add_typer(cloud, name="cloud")
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model name; the node's own if left out.")]
@@ -223,6 +226,19 @@ def bench(
     from agent.cli.bench import bench
 
     bench(clients, model, requests, max_tokens, json)
+
+
+@app.command()
+def join(
+    url: Annotated[str, typer.Argument(help="The controller's: https://HOST:8090.")],
+    token: Annotated[str, typer.Option(help="From: autoglm cloud token.")],
+    name: Annotated[str | None, typer.Option(help="What the node is to be called; AUTOGLM_NODE.")] = None,
+    label: Label = None,
+) -> None:
+    """Make this machine a node of a fleet."""
+    from agent.cli.cloud.join import join
+
+    join(url, token, name, label or [])
 
 
 @app.command()

@@ -56,7 +56,9 @@ def serve_until_stopped(settings: Settings) -> None:
             if now.phase == "ready":
                 log("the model is here: trying engine settings, then loading it")
 
-        runner.run(node.run(settings, report=report))
+        again = runner.run(node.run(settings, report=report))
+    if again:  # in this process's place, so that whoever started it sees nothing
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,0 +1,1 @@
+"""`autoglm cloud ...` and `autoglm join`: the controller, and operators' commands to it."""

@@ -1,0 +1,64 @@
+"""The controller, as operators' commands find it: on its own machine by its data folder."""
+
+from __future__ import annotations
+
+import getpass
+import ssl
+import time
+from typing import Any
+
+import httpx
+
+from agent.cli.errors import CommandError
+from cloud_sync.controller import tokens
+from cloud_sync.controller.config import ControllerSettings
+from cloud_sync.controller.keys import read_keys
+from cloud_sync.messages import API
+from cloud_sync.transports.https import pinned
+
+HOW_TO_START = "Start one here: autoglm cloud serve"
+
+
+class Client:
+    """Every failure of a call is a CommandError."""
+
+    def __init__(self) -> None:
+        settings = ControllerSettings()
+        try:
+            keys = read_keys(settings.data_dir)
+            port = (settings.data_dir / "port").read_text().strip()
+        except OSError as error:
+            raise CommandError(f"no controller is on this machine ({error}). {HOW_TO_START}") from None
+        token = tokens.sign(keys.signing, f"local:{getpass.getuser()}", "admin", time.time())
+        self.url = f"https://127.0.0.1:{port}"
+        self._client = httpx.Client(
+            base_url=self.url + API,
+            headers={"authorization": f"Bearer {token}"},
+            verify=pinned(keys.authority.certificate.decode(), None),
+            timeout=30,
+            trust_env=False,
+        )
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        return self._ask("GET", path, params=parameters)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._ask("POST", path, json=body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        return self._ask("PATCH", path, json=body)
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            response = self._client.request(method, path, **more)
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            raise CommandError(
+                f"the controller at {self.url} cannot be reached: {error}. {HOW_TO_START}"
+            ) from None
+        if response.is_success:
+            return response.json()
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"the controller answered {response.status_code}"
+        raise CommandError(message)

@@ -1,0 +1,65 @@
+"""What can be typed after `autoglm cloud`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+cloud = typer.Typer(
+    help="The controller of a fleet, and commands to it.", no_args_is_help=True, rich_markup_mode="rich"
+)
+config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
+cloud.add_typer(config, name="config")
+
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
+Label = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")]
+
+
+@cloud.command()
+def serve() -> None:
+    """Run the controller here."""
+    from agent.cli.cloud.serve import serve
+
+    serve()
+
+
+@cloud.command()
+def token(
+    life: Annotated[str, typer.Option(help="How long it may be used: 30m, 1h, 7d.")] = "1h",
+    label: Label = None,
+    json: Json = False,
+) -> None:
+    """Make a token, with which one machine may join. It is shown once."""
+    from agent.cli.cloud.fleet import token
+
+    token(life, label or [], json)
+
+
+@cloud.command()
+def nodes(json: Json = False) -> None:
+    """List the nodes: health, versions, last heartbeat, labels."""
+    from agent.cli.cloud.fleet import nodes
+
+    nodes(json)
+
+
+@config.command("show")
+def show(json: Json = False) -> None:
+    """List the layers of settings, the lowest first."""
+    from agent.cli.cloud.fleet import show
+
+    show(json)
+
+
+@config.command("set")
+def change(
+    settings: Annotated[list[str], typer.Argument(help="name=value; name=null takes it away.")],
+    to: Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")] = None,
+    node: Annotated[str | None, typer.Option(help="One node.")] = None,
+    json: Json = False,
+) -> None:
+    """Change settings of all nodes, of a group, or of one node."""
+    from agent.cli.cloud.fleet import change
+
+    change(settings, to, node, json)

@@ -1,0 +1,82 @@
+"""What operators see and change: tokens, nodes, settings."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from agent.cli.cloud import pairs
+from agent.cli.cloud.client import Client
+from agent.cli.errors import UsageError
+from agent.cli.screen import out, print_json, table
+from agent.duration import seconds
+
+
+def token(life: str, label: list[str], json: bool) -> None:
+    try:
+        life_s = float(seconds(life))
+    except ValueError as error:
+        raise UsageError(f"--life {error}") from None
+    made = Client().post("/tokens", {"life_s": life_s, "labels": pairs.labels(label)})
+    if json:
+        print_json(made)
+    else:
+        out.print(made["token"])
+
+
+def nodes(json: bool) -> None:
+    rows = Client().get("/nodes")
+    if json:
+        return print_json(rows)
+    heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "LABELS")
+    table(heads, [_row(one, time.time()) for one in rows])
+
+
+def show(json: bool) -> None:
+    layers = Client().get("/config")
+    if json:
+        return print_json(layers)
+    lines = [
+        (layer["selector"], name, repr(value))
+        for layer in layers
+        for name, value in layer["settings"].items()
+    ]
+    table(("FOR", "SETTING", "VALUE"), lines)
+
+
+def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
+    if to and node:
+        raise UsageError("--to names a group, --node one node: give one of the two")
+    selector = f"node:{node}" if node else to or "all"
+    changed = Client().patch("/config", {"selector": selector, "settings": pairs.settings(given)})
+    if json:
+        return print_json(changed)
+    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
+
+
+def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
+    told = node["reported"]
+    ready = ("yes" if told.get("ready") else f"no: {told.get('reason')}") if told else ""
+    labels = ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items()))
+    return (
+        node["name"],
+        node["state"],
+        ready,
+        told.get("version", ""),
+        f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",
+        _config(node),
+        labels,
+    )
+
+
+def _config(node: dict[str, Any]) -> str:
+    bad = sorted({one["state"] for one in node["reported"].get("items", {}).values()} - {"applied"})
+    behind = node["generation"] - node["observed_generation"]
+    return f"{behind} behind" if behind > 0 else ", ".join(bad) or "observed"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -1,0 +1,35 @@
+"""`join`: this machine becomes a node of a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from agent.cli.cloud.pairs import labels
+from agent.cli.errors import CommandError, UsageError
+from agent.cli.node import load_settings
+from agent.cli.screen import err
+
+
+def join(url: str, token: str, name: str | None, label: list[str]) -> None:
+    from cloud_sync.joining import join
+    from cloud_sync.transports.transport import LinkError, Rejected
+
+    settings = load_settings()
+    if not url.startswith("https://"):
+        raise UsageError("the controller's URL begins with https://")
+    if (settings.cloud_dir / "fleet.json").exists():
+        raise CommandError(f"this machine is a node already: {_fleet(settings.cloud_dir)}")
+    try:
+        made = asyncio.run(join(url, token, name or settings.node, labels(label), settings.cloud_dir))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except Rejected as error:
+        raise CommandError(f"the controller refuses: {error}") from None
+    except (LinkError, OSError) as error:
+        raise CommandError(f"the controller at {url} cannot be reached: {error}") from None
+    err.print(f"This machine is now the node {made.fleet.name}. Serve with: autoglm serve", markup=False)
+
+
+def _fleet(folder: Path) -> str:
+    return f"{folder} says of which"

@@ -1,0 +1,27 @@
+"""What the link asks of the agent around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cloud_sync.messages import Item, ModelReport
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    version: str  # of the agent
+    uptime_s: float
+    ready: bool
+    reason: str  # why not
+    models: list[ModelReport] = field(default_factory=list)
+
+
+class Host(Protocol):
+    def facts(self) -> Facts: ...
+
+    async def apply(self, settings: dict[str, Any]) -> dict[str, Item]:
+        """Take the settings into force that can be without a restart: what became of each."""
+
+    def restart(self) -> None:
+        """Soon, at a quiet moment; returns at once."""

@@ -1,0 +1,184 @@
+"""The node's side of the link: tells how the node is, hears what it is to be. The node never needs it.
+
+Reports go at each heartbeat and when there is news; hints come by a stream, behind which the answers to
+reports tell the same. What is away is tried again with full jitter, so that a fleet does not come at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+
+from cloud_sync import identity
+from cloud_sync.follower import Follower
+from cloud_sync.host import Host
+from cloud_sync.membership import Membership
+from cloud_sync.messages import Answer, Renew, Report
+from cloud_sync.transports.https import Https
+from cloud_sync.transports.transport import LinkError, Rejected, Transport
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
+HEARTBEAT_S = 300.0  # until the controller says otherwise
+SPREAD = 0.1  # of a heartbeat, at random
+RENEW_AT = 2 / 3  # of a certificate's life
+LOOK_S = 3600.0  # how often the certificate is looked at
+REJECTED_S = 60.0  # how soon again where the identity is refused
+
+log = structlog.get_logger()
+
+
+class Link:
+    """`clock`: wall time, which certificates are measured by."""
+
+    def __init__(self, membership: Membership, host: Host, clock: Callable[[], float] = time.time) -> None:
+        self._membership, self._host, self._clock = membership, host, clock
+        self._follower = Follower(membership.folder, host)
+        self._boot = secrets.token_hex(8)
+        self._number = 0
+        self._heartbeat_s = HEARTBEAT_S
+        self._fetch = asyncio.Event()
+        self._renewed = asyncio.Event()
+        self.says = "not connected yet"  # for `/status`
+
+    async def run(self) -> None:
+        """Until cancelled; whatever happens to the link, nothing else is disturbed."""
+        await self._follower.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follower.run())
+            while True:
+                self._renewed.clear()
+                transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
+                try:
+                    async with asyncio.TaskGroup() as connected:
+                        tasks = [
+                            connected.create_task(work)
+                            for work in (
+                                self._report(transport),
+                                self._listen(transport),
+                                self._follow(transport),
+                                self._renew(transport),
+                            )
+                        ]
+                        await self._renewed.wait()  # another identity: other connections
+                        for task in tasks:
+                            task.cancel()
+                finally:
+                    await transport.close()
+
+    async def _report(self, transport: Transport) -> None:
+        pauses = 0
+        while True:
+            self._follower.news.clear()
+            self._number += 1
+            try:
+                answer = await transport.report(self._facts())
+            except (LinkError, Rejected) as error:
+                self._lost(error)
+                pause = _pause(pauses) if isinstance(error, LinkError) else REJECTED_S
+                pauses += 1
+                await asyncio.sleep(pause)
+                continue
+            pauses = 0
+            self._answered(answer)
+            await self._until_news(self._heartbeat_s * random.uniform(1 - SPREAD, 1))  # noqa: S311
+
+    async def _until_news(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._follower.news.wait()
+
+    def _facts(self) -> Report:
+        facts, twin = self._host.facts(), self._follower.twin
+        return Report(
+            boot=self._boot,
+            number=self._number,
+            version=facts.version,
+            uptime_s=round(facts.uptime_s),
+            epoch=twin.newest.epoch if twin.newest else 0,
+            generation=twin.newest.generation if twin.newest else 0,
+            observed_generation=twin.observed,
+            items=twin.items,
+            ready=facts.ready,
+            reason=facts.reason[:1000],
+            models=facts.models,
+        )
+
+    def _answered(self, answer: Answer) -> None:
+        self._follower.contact = time.monotonic()
+        self._heartbeat_s = answer.heartbeat_s
+        if self.says != "connected":
+            log.info("the controller answers", url=self._membership.fleet.url)
+        self.says = "connected"
+        newest = self._follower.twin.newest
+        if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):
+            self._fetch.set()
+
+    def _lost(self, error: Exception) -> None:
+        if self.says == "connected" or self.says != str(error):
+            log.warning("no link to the controller", reason=str(error))
+        self.says = str(error)
+
+    async def _listen(self, transport: Transport) -> None:
+        pauses = 0
+        while True:
+            try:
+                async for generation in transport.hints():
+                    pauses = 0
+                    newest = self._follower.twin.newest
+                    if newest is None or generation > newest.generation or generation == 0:
+                        self._fetch.set()
+            except (LinkError, Rejected) as error:
+                log.debug("no hints", reason=str(error))
+            await asyncio.sleep(_pause(pauses))
+            pauses += 1
+
+    async def _follow(self, transport: Transport) -> None:
+        while True:
+            await self._fetch.wait()
+            self._fetch.clear()
+            try:
+                found = await transport.desired(self._follower.twin.newest)
+                if found is not None:
+                    await self._follower.heard(found)
+            except (LinkError, Rejected, OSError) as error:
+                log.warning("desired could not be had", reason=str(error))
+                await asyncio.sleep(_pause(3))
+                self._fetch.set()
+
+    async def _renew(self, transport: Transport) -> None:
+        pauses = 0
+        while True:
+            pair = await asyncio.to_thread(self._membership.identity.read_bytes)
+            begun, ended = identity.life(pair)
+            due = begun + identity.EARLIER_S
+            due += (ended - due) * RENEW_AT
+            if self._clock() < due:
+                await asyncio.sleep(min(LOOK_S, due - self._clock() + 1))
+                continue
+            try:
+                await self._renew_now(transport, pair)
+                return self._renewed.set()
+            except (LinkError, Rejected, OSError) as error:
+                log.warning("the certificate cannot be renewed", reason=str(error))
+            pauses += 1
+            await asyncio.sleep(_pause(pauses + 3))
+
+    async def _renew_now(self, transport: Transport, pair: bytes) -> None:
+        key = identity.new_key()
+        csr = identity.request(key, self._membership.fleet.name)
+        certificate = pair[pair.index(b"-----BEGIN CERTIFICATE") :].decode()
+        asked = Renew(certificate=certificate, csr=csr.decode(), proof=identity.prove(pair, csr))
+        renewed = await transport.renew(asked)
+        await asyncio.to_thread(self._membership.renew, key + renewed.certificate.encode())
+        log.info("the certificate is renewed")
+
+
+def _pause(tries: int) -> float:
+    """Full jitter: anything up to a bound that doubles."""
+    return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries))  # noqa: S311

@@ -1,0 +1,75 @@
+"""What the node was told to be, and what it is: decisions alone, no I/O.
+
+    heard --> on trial --passed--> good
+                 |
+                 '--failed, or begun too often--> the last good one again
+
+`active` is in force. A document on trial survives the agent's restarts, each of which is counted before
+anything of it is applied, so that one that kills the agent is gone after ATTEMPTS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from cloud_sync.messages import Desired, Item
+
+ATTEMPTS = 2
+
+
+class Trial(BaseModel):
+    attempts: int = 0
+    """Starts of the agent with it."""
+    contact: bool = False
+    """Whether the controller was there just before: then it must be there with it, too."""
+
+
+class Twin(BaseModel):
+    newest: Desired | None = None
+    """That was heard, whatever became of it."""
+    active: Desired | None = None
+    good: Desired | None = None
+    trial: Trial | None = None
+    observed: int = 0
+    """The generation that `items` speaks of."""
+    items: dict[str, Item] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """In force."""
+        return self.active.settings if self.active else {}
+
+    def heard(self, desired: Desired, *, contact: bool) -> Twin | None:
+        """With this document on trial; None: it is no newer one."""
+        if self.newest and (desired.epoch, desired.generation) <= (self.newest.epoch, self.newest.generation):
+            return None
+        return self.model_copy(update={"newest": desired, "active": desired, "trial": Trial(contact=contact)})
+
+    def started(self) -> Twin:
+        """The agent starts."""
+        if self.trial is None:
+            return self
+        if self.trial.attempts >= ATTEMPTS:
+            return self.failed(f"the agent started {ATTEMPTS} times with it and did not become well")
+        return self.model_copy(
+            update={"trial": self.trial.model_copy(update={"attempts": self.trial.attempts + 1})}
+        )
+
+    def applied(self, items: dict[str, Item]) -> Twin:
+        """What became of each setting of the active document."""
+        observed = self.newest.generation if self.newest else 0
+        return self.model_copy(update={"items": items, "observed": observed})
+
+    def passed(self) -> Twin:
+        return self.model_copy(update={"good": self.active, "trial": None})
+
+    def failed(self, reason: str) -> Twin:
+        """The last good one is active again."""
+        tried = self.active.settings if self.active else {}
+        items = {name: Item(state="rolled_back", reason=reason) for name in tried}
+        observed = self.newest.generation if self.newest else 0
+        return self.model_copy(
+            update={"active": self.good, "trial": None, "items": items, "observed": observed}
+        )
