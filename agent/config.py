@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +21,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
+from agent.config_sources import DesiredSource, FileSource, default_data_dir, default_node
 from agent.duration import Duration
 from agent.model_settings import ModelName, ModelSettings, meant
-from cloud_sync import twin_file
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -101,8 +98,8 @@ class Settings(BaseSettings):
         self._given = given
 
     # This node
-    node: Name = Field(default_factory=lambda: _default_node())
-    data_dir: Path = Field(default_factory=lambda: _default_data_dir())
+    node: Name = Field(default_factory=lambda: default_node())
+    data_dir: Path = Field(default_factory=lambda: default_data_dir())
 
     # Model and engine
     model: str = Field(
@@ -222,8 +219,8 @@ class Settings(BaseSettings):
         named = os.environ.get("AUTOGLM_CONFIG")
         if named and not Path(named).exists():
             raise ValueError("there is no such file (AUTOGLM_CONFIG names it)")
-        file = _File(settings_cls, toml_file=Path(named or CONFIG_FILE))
-        return init_settings, env_settings, _Desired(settings_cls, file), file
+        file = FileSource(settings_cls, toml_file=Path(named or CONFIG_FILE))
+        return init_settings, env_settings, DesiredSource(settings_cls, file), file
 
     def anew(self) -> Settings:
         """As they would be for an agent that is started now in the same way. ValueError, OSError."""
@@ -269,30 +266,6 @@ class Settings(BaseSettings):
         return shown
 
 
-class _Desired(PydanticBaseSettingsSource):
-    """What the controller has set, as the node keeps it."""
-
-    def __init__(self, settings_cls: type[BaseSettings], file: _File) -> None:
-        super().__init__(settings_cls)
-        self._file = file
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the base class asks for it; __call__ does all
-
-    def __call__(self) -> dict[str, Any]:
-        folder = self.current_state.get("data_dir") or self._file().get("data_dir") or _default_data_dir()
-        found = twin_file.settings_in_force(Path(folder) / "cloud")
-        return {name: value for name, value in found.items() if name in Settings.model_fields}
-
-
-class _File(TomlConfigSettingsSource):
-    def __call__(self) -> dict[str, Any]:
-        given = super().__call__()
-        if unknown := sorted(given.keys() - Settings.model_fields.keys()):
-            raise ValueError(f"there is no setting `{unknown[0]}`{meant(unknown[0], Settings.model_fields)}")
-        return given
-
-
 def unknown_variables() -> list[str]:
     """What is said of the `AUTOGLM_*` variables that nobody reads: they are misspelt, most likely."""
     return [
@@ -302,14 +275,3 @@ def unknown_variables() -> list[str]:
         and name.removeprefix("AUTOGLM_").lower() not in Settings.model_fields
         and not BESIDE.fullmatch(name)
     ]
-
-
-def _default_node() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:64] or "node"
-
-
-def _default_data_dir() -> Path:
-    if state := os.environ.get("STATE_DIRECTORY"):  # systemd's StateDirectory=
-        return Path(state.split(":")[0])
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "autoglm"

@@ -116,18 +116,16 @@ class Worker:
         if not prompt:
             return self._refuse(start.id, "invalid_request", "the prompt has no tokens")
         if any(not 0 <= token < engine.info.vocabulary for token in prompt):
-            return self._refuse(
-                start.id, "invalid_request", "the prompt has a token id outside the vocabulary"
-            )
+            text = "the prompt has a token id outside the vocabulary"
+            return self._refuse(start.id, "invalid_request", text)
         if start.embed:
             return self._start_embedding(start, prompt)
         if not engine.info.generates:
             return self._refuse(start.id, "invalid_request", "this model makes embeddings alone")
         context = engine.info.context
         if any(token >= engine.info.vocabulary for token in start.sampling.logit_bias):
-            return self._refuse(
-                start.id, "invalid_request", "logit_bias has a token id outside the vocabulary"
-            )
+            text = "logit_bias has a token id outside the vocabulary"
+            return self._refuse(start.id, "invalid_request", text)
         if len(prompt) >= context:
             text = f"the prompt has {len(prompt)} tokens, and this model's context is {context} tokens here"
             return self._refuse(start.id, "context_length_exceeded", text)

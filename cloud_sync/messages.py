@@ -78,7 +78,7 @@ class Report(BaseModel):
     generation: Count = 0
     """Of the Desired that is kept here; 0: none yet."""
     observed_generation: Count = 0
-    """Of the Desired that was applied, well or badly: `items` tells."""
+    """Of the Desired that is in force, or was taken back: `items` tells."""
     items: Annotated[dict[str, Item], Field(max_length=500)] = {}
     ready: bool = False
     reason: Text = ""

@@ -33,7 +33,7 @@ class Twin(BaseModel):
     good: Desired | None = None
     trial: Trial | None = None
     observed: int = 0
-    """The generation that `items` speaks of."""
+    """The newest generation that is in force, or was taken back: `items` tells."""
     items: dict[str, Item] = {}
 
     @property
@@ -58,8 +58,9 @@ class Twin(BaseModel):
         )
 
     def applied(self, items: dict[str, Item]) -> Twin:
-        """What became of each setting of the active document."""
-        observed = self.newest.generation if self.newest else 0
+        """What became of each setting of the active document; what needs a restart is not observed yet."""
+        whole = not any(item.state == "needs_restart" for item in items.values())
+        observed = self.newest.generation if self.newest and whole else self.observed
         return self.model_copy(update={"items": items, "observed": observed})
 
     def passed(self) -> Twin:

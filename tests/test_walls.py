@@ -15,17 +15,28 @@ FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 # Where a third-party library may be imported. One that is not listed may be imported nowhere.
 HOMES: dict[str, tuple[str, ...]] = {
-    "fastapi": ("agent/doors/http/",),
+    "alembic": ("cloud_sync/controller/store/",),
+    "asyncpg": ("cloud_sync/controller/hints.py",),
+    "cryptography": ("cloud_sync/identity.py", "cloud_sync/controller/tokens.py"),
+    "fastapi": ("agent/doors/http/", "cloud_sync/controller/"),
     "fastapi_offline": ("agent/doors/http/schema.py",),
-    "starlette": ("agent/doors/http/",),
-    "uvicorn": ("agent/doors/http/",),
+    "starlette": ("agent/doors/http/", "cloud_sync/controller/"),
+    "uvicorn": ("agent/doors/http/", "cloud_sync/controller/wire.py"),
     "google": ("agent/doors/grpc/",),
     "grpc": ("agent/doors/grpc/",),
     "grpc_health": ("agent/doors/grpc/",),
     "httptools": ("agent/doors/http/",),
-    "httpx": ("models/sources/", "agent/cli/node.py", "agent/engines/upstream.py"),
+    "httpx": (
+        "models/sources/",
+        "agent/cli/node.py",
+        "agent/cli/cloud/client.py",
+        "agent/engines/upstream.py",
+        "cloud_sync/transports/",
+    ),
+    "httpx_sse": ("cloud_sync/transports/",),
     "iotcore": ("agent/doors/mqtt/broker.py",),
     "jinja2": ("agent/templates.py",),
+    "jwt": ("cloud_sync/controller/tokens.py",),
     "llama_cpp": ("agent/engines/llama",),
     "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/", "agent/engines/"),
     "numpy": ("agent/engines/",),
@@ -35,22 +46,24 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("agent/engines/image_classification.py",),
     "pydantic": (
         "agent/canaries.py",
-        "agent/config.py",
+        "agent/config",
         "agent/duration.py",
         "agent/model_settings.py",
         "agent/doors/",
         "agent/engines/pipelines.py",
-        "agent/cli/node.py",
+        "agent/cli/",
+        "cloud_sync/",
         "models/",
     ),
     "pydantic_core": ("agent/doors/openai/",),
-    "pydantic_settings": ("agent/config.py",),
+    "pydantic_settings": ("agent/config", "cloud_sync/controller/config.py"),
     "rich": ("agent/cli/screen.py",),
+    "sqlalchemy": ("cloud_sync/controller/",),
     "sqlite_utils": ("cloud_sync/",),
     "structlog": ("agent/", "cloud_sync/", "models/"),
     "tokenizers": ("agent/engines/text_embedding.py",),
-    "typer": ("agent/cli/app.py",),
-    "uvloop": ("agent/cli/serve.py",),
+    "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py"),
+    "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
 }
 DOES_IO = {
     "asyncio",
@@ -115,6 +128,18 @@ def test_each_third_party_library_is_imported_in_its_home_alone(path: Path) -> N
     assert not wrong, "give it its home, or add the new one to HOMES if it is natural"
 
 
+def test_the_controller_runs_on_a_machine_without_the_agent() -> None:
+    beside = ("cloud_sync.controller", "cloud_sync.messages", "cloud_sync.settings", "cloud_sync.identity")
+    files = ("cloud_sync.join_token", "cloud_sync.files", "cloud_sync.__version__", "models")
+    wrong = [
+        f"{name(path)} imports {each}"
+        for path in (ROOT / "cloud_sync/controller").rglob("*.py")
+        for each in imports(path)
+        if top(each) in ROOMS and not each.startswith((*beside, *files))
+    ]
+    assert not wrong
+
+
 def test_only_a_worker_loads_the_native_engine() -> None:
     importers = {
         name(path) for path in FILES for each in imports(path) if each.startswith("agent.engines.llama")
@@ -161,8 +186,9 @@ def test_a_worker_touches_neither_the_database_nor_the_network(file: str) -> Non
     assert not {top(each) for each in imports(ROOT / file)} & never
 
 
-def test_the_scheduler_does_no_io_and_is_handed_the_clock() -> None:
-    assert not {top(each) for each in imports(ROOT / "agent/scheduler.py")} & DOES_IO
+@pytest.mark.parametrize("file", ["agent/scheduler.py", "cloud_sync/twin.py"])
+def test_what_decides_does_no_io_and_is_handed_the_clock(file: str) -> None:
+    assert not {top(each) for each in imports(ROOT / file)} & DOES_IO
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
