@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from agent.config import Settings
 from agent.errors import Unavailable
 from agent.offered import Offered
+from agent.places import Span
 from agent.replica import Prepared, Replica
 from agent.replicas import Elsewhere
 from agent.route import Lane, Live, Route
@@ -132,13 +133,17 @@ class Resident:
 
     # Canaries.
 
-    def plan(self, offered: Offered, weight: float, shadow: bool) -> Live:
-        """Let a Version be live beside the stable one. It has no turns until it is loaded."""
+    def plan(self, offered: Offered, weight: float, shadow: bool, had: Iterable[Span] = ()) -> Live:
+        """Let a Version be live beside the stable one, for whom it `had` before this agent started, too.
+
+        It has no turns until it is loaded.
+        """
         live = self.route.find(offered.version)
         if live is None:
             live = self._new(offered)
             self.route.canaries.append(live)
-        live.weight, live.shadow = weight, shadow
+        live.shadow = shadow
+        self.route.weigh(live, weight, had)
         return live
 
     async def load_canary(self, live: Live, new: Prepared) -> None:
@@ -198,7 +203,7 @@ class Resident:
         former, self.route.stable = self.route.stable, live
         if live in self.route.canaries:
             self.route.canaries.remove(live)
-            live.weight, live.shadow = 0.0, False
+            live.weight, live.shadow, live.spans = 0.0, False, []
         for canary in list(self.route.canaries):
             if type(canary.lanes[0]) is not type(live.lanes[0]):
                 log.warning(

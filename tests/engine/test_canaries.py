@@ -101,6 +101,29 @@ def test_a_canary_gets_its_part_of_the_traffic_and_users_keep_their_version(agen
     )
 
 
+def test_a_change_of_one_canarys_weight_leaves_the_other_canarys_users_alone(
+    agent: Agent, new: Path, tmp_path: Path
+) -> None:
+    def users() -> dict[str, str]:
+        with ThreadPoolExecutor(8) as pool:
+            return dict(pool.map(lambda at: (f"user-{at}", who(agent, f"user-{at}")), range(60)))
+
+    [stable] = live(agent)
+    first = pull(agent, new, weight=20)
+    second = pull(agent, write_gguf(tmp_path / "second.gguf", salt=next(SALTS)), weight=30)
+    for weight in (60, 5):
+        before = users()
+        assert set(before.values()) == {stable, first, second}
+        assert call(agent, f"/api/models/echo:{first}/canary", {"weight": weight}).status_code == 200
+        moved = {(before[user], now) for user, now in users().items() if now != before[user]}
+        assert moved == {(stable, first) if weight == 60 else (first, stable)}
+    before = users()
+    agent.kill(signal.SIGKILL)
+    agent.start()
+    until(lambda: all(row["worker"]["state"] == "ready" for row in live(agent).values()))
+    assert users() == before
+
+
 def test_without_a_user_each_request_is_drawn_for_itself(agent: Agent, new: Path) -> None:
     pull(agent, new, weight=50)
     assert len({who(agent) for _ in range(24)}) == 2
