@@ -15,6 +15,7 @@ from typing import Any
 
 from agent import device, footprint, memory
 from agent.config import Settings
+from agent.space import Space
 from models.errors import BadFile, ModelError
 from models.format import external_files
 from models.manifest import File
@@ -60,7 +61,7 @@ async def better(
         )
     need, there = footprint.TENSOR_PROCESS + MEMORY * version.size, memory.available()
     if there < need:
-        raise memory.NoMemory(f"quantising {version.model}", need, there)
+        raise memory.NoMemory(f"quantising {version.model}", Space(need), Space(there))
     meter, key = Meter(report), f"int8-{version.version}"
     async with work.working(shelf, key, meter) as folder:
         try:

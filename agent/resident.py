@@ -16,6 +16,7 @@ from agent.places import Span
 from agent.replica import Prepared, Replica
 from agent.replicas import Elsewhere
 from agent.route import Lane, Live, Route
+from agent.space import Space
 from models import onnx, remote
 from models.errors import ModelError
 from models.gguf import read_header
@@ -61,9 +62,9 @@ class Resident:
         return {live.model.version for live in self.route.live}
 
     @property
-    def need(self) -> int:
-        """Bytes of memory that its Workers take, predicted."""
-        return sum(new.need * len(self._replicas[live]) for live, new in self._prepared.items())
+    def need(self) -> Space:
+        """The memory that its Workers take, predicted."""
+        return sum((new.need * len(self._replicas[live]) for live, new in self._prepared.items()), Space())
 
     @property
     def idle(self) -> bool:

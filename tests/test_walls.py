@@ -45,6 +45,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "pydantic_core": ("agent/doors/openai/",),
     "pydantic_settings": ("agent/config.py",),
+    "pynvml": ("agent/gpu.py",),
     "rich": ("agent/cli/screen.py",),
     "sqlite_utils": ("cloud_sync/",),
     "structlog": ("agent/", "cloud_sync/", "models/"),
