@@ -65,6 +65,7 @@ class Embedding:
             model=self.model,
             inputs=(Tensor("text", "BYTES", (len(elements),), data),),
             outputs=("embedding", "tokens"),
+            further=at > 0,
             priority=self.priority,
             deadline=self.deadline,
             sender=self.sender,

@@ -72,9 +72,10 @@ class TextLane(BaseLane):
         for request in requests:
             check(request, self.model, self._settings)
         sender, tokens = requests[0].sender, sum(cost(one, self.model) for one in requests)
-        self._limits.check(sender, len(requests), tokens, now)  # before others make room for it
+        counted = 1 if requests[0].embed else len(requests)  # an embedding is one, of however many texts
+        self._limits.check(sender, counted, tokens, now)  # before others make room for it
         self._make_room(sender, len(requests), tokens)
-        self._limits.charge(sender, len(requests), tokens, now)
+        self._limits.charge(sender, counted, tokens, now)
         jobs = [self._job(request, now) for request in requests]
         for job in jobs:
             self._queue.push(job.entry())
