@@ -1,9 +1,8 @@
-"""A rate limit counts bodies: an embedding is one request, of however many texts, by either kind of engine."""
+"""A rate limit counts bodies: an embedding is one request, of however many texts, by either engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
