@@ -20,6 +20,9 @@ from models.gguf_parts import Array
 CONTEXT_STEP = 256  # llama.cpp pads a slot's context to it
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "auto": 34 / 32}  # of each number; auto is q8_0
 
+EMBED_STEP = 128  # tokens of a step that embeds, of a model that generates text (engines/llama_embed.py)
+WHOLE_STEP = 512  # of a model that looks both ways, or one longer text
+
 TEXT_PROCESS = 52 << 20  # Python, numpy, llama.cpp's libraries and its threads
 TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the vocabulary, and each merge of two
 
@@ -63,6 +66,20 @@ def of_text(
     )
     there = CUDA_CONTEXT + moved + (header.head if head else 0) + int(cache * share) + compute
     return Space(sum(machine), there if gpu else 0)
+
+
+def of_embeddings(header: Header, settings: Mapping[str, Any], *, gpu: bool = False) -> Space:
+    """What a Worker takes more once a model that generates text embeds: a small context of its own.
+
+    All tokens of a step have a row of logits there, though nobody asks for them.
+    """
+    layers, _ = on_gpu(header, settings) if gpu else (0, False)
+    share = layers / header.layers
+    own = {**settings, "slots": 1, "step_tokens": EMBED_STEP, "kv_type": "f16", "flash_attention": "auto"}
+    cache, logits = _cache(header, own), 4 * EMBED_STEP * header.vocabulary
+    compute = max(_compute(header, own), logits)
+    machine = int(cache * (1 - share)) + logits + (compute if layers < header.layers else 0)
+    return Space(machine, int(cache * share) + compute if gpu else 0)
 
 
 def of_tensors(size: int, settings: Mapping[str, Any], *, gpu: bool = False) -> Space:
@@ -124,6 +141,8 @@ def _compute(header: Header, settings: Mapping[str, Any]) -> int:
     """The buffer for a step's graph, which is as large as its largest part, and the attention's masks."""
     slots, context = int(settings["slots"]), _context(settings)
     tokens = min(int(settings["step_tokens"]), slots * context)
+    if header.encoder:
+        tokens = max(WHOLE_STEP, int(settings["context"]))
     flash = settings["kv_type"] != "f16" or settings["flash_attention"] != "off"
     network = 4 * (3 * header.feed_forward + 4 * header.embedding_length)
     scores = 0 if flash else 6 * header.heads * context  # and the same in 16 bits, for the product with V
@@ -133,5 +152,5 @@ def _compute(header: Header, settings: Mapping[str, Any]) -> int:
 
 
 def _logits(header: Header, settings: Mapping[str, Any]) -> int:
-    """A row for each slot: computed in the graph's buffer, then copied out."""
-    return 4 * int(settings["slots"]) * header.vocabulary
+    """A row for each slot: computed in the graph's buffer, then copied out. An encoder makes none."""
+    return 0 if header.encoder else 4 * int(settings["slots"]) * header.vocabulary

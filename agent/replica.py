@@ -27,6 +27,7 @@ class Prepared:
     offered: Offered
     launch: Launch
     need: Space  # that each of its Workers takes, predicted
+    to_embed: Space = Space()  # noqa: RUF009 - frozen; more of it, once a model that generates text embeds
 
 
 async def prepared(settings: Settings, offered: Offered, memory: Memory) -> Prepared:
@@ -35,7 +36,9 @@ async def prepared(settings: Settings, offered: Offered, memory: Memory) -> Prep
     engine = offered.engine(settings.engine)
     chosen["cpu_share"] = settings.own(offered.name).cpu_share
     launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
-    return Prepared(offered, launch, memory.need(offered, chosen))
+    more = memory.to_embed(offered, chosen)
+    chosen["embed_need"] = more.machine
+    return Prepared(offered, launch, memory.need(offered, chosen), more)
 
 
 class Replica:

@@ -64,7 +64,11 @@ class Resident:
     @property
     def need(self) -> Space:
         """The memory that its Workers take, predicted."""
-        return sum((new.need * len(self._replicas[live]) for live, new in self._prepared.items()), Space())
+        found = Space()
+        for live, new in self._prepared.items():
+            embed = sum(lane.embeds for lane in live.lanes)
+            found += new.need * len(self._replicas[live]) + new.to_embed * embed
+        return found
 
     @property
     def idle(self) -> bool:

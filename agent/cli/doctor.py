@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from agent import gpu, memory
+from agent import gpu
 from agent.cli.errors import CommandError
 from agent.cli.node import HOW_TO_START, Node, find, load_settings
 from agent.cli.screen import out, print_json, size
+from agent.free_memory import available
 
 if TYPE_CHECKING:
     from agent.config import Settings
@@ -59,7 +60,7 @@ def doctor(json: bool) -> None:
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
-    there = memory.available()
+    there = available()
     state: Literal["ok", "note"] = "ok" if there >= NEEDED_MEMORY else "note"
     yield Finding("memory", state, f"{size(there)} available")
     folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
