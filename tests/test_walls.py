@@ -22,6 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "google": ("agent/doors/grpc/",),
     "grpc": ("agent/doors/grpc/",),
     "grpc_health": ("agent/doors/grpc/",),
+    "grpc_reflection": ("agent/doors/grpc/",),
     "httptools": ("agent/doors/http/",),
     "httpx": ("models/sources/", "agent/cli/node.py", "agent/engines/upstream.py"),
     "iotcore": ("agent/doors/mqtt/broker.py",),
