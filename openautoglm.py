@@ -86,7 +86,6 @@ class RunningNode:
         return [str(one) for one in self._change(name, "abort", {})["aborted"]]
 
     def _change(self, name: str, how: str, body: dict[str, Any]) -> dict[str, Any]:
-        from urllib.parse import quote
+        from agent.cli.trials import change
 
-        told: dict[str, Any] = self._node.post(f"/api/models/{quote(name, safe='')}/{how}", body)
-        return told
+        return change(self._node, name, how, body)

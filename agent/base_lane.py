@@ -40,6 +40,7 @@ class BaseLane:
         self._limits = limits
         self._on_use = on_use
         self._supervisor: Supervisor | None = None
+        self.embeds = False  # whether its Worker has made vectors of texts, and has the memory for that
         self._held = ""  # why the queue waits, where it does
         self._trouble = ""  # why its Worker, well as it is, can answer nothing
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from agent.errors import BadRequest
 from agent.offered import Offered
+from agent.places import Span
 from agent.replica import Prepared
 from agent.resident import Resident, describe
 from agent.route import Live
@@ -44,6 +45,7 @@ class Canary(BaseModel):
     version: str
     weight: float
     shadow: bool
+    spans: list[Span] = []  # the sessions that are its own; earlier agents kept none
 
 
 class Kept(BaseModel):
@@ -127,7 +129,7 @@ class Canaries:
         """As things are now."""
         stable = resident.route.model.version
         rows = [
-            Canary(version=one.model.version, weight=one.weight, shadow=one.shadow)
+            Canary(version=one.model.version, weight=one.weight, shadow=one.shadow, spans=one.spans)
             for one in resident.route.canaries
         ]
         now = dict(self._kept)
@@ -149,7 +151,7 @@ class Canaries:
                 log.warning("a canary is gone", model=resident.model, error=str(error))
                 continue
             if offered.version != resident.route.model.version and _alike(offered, resident):
-                resident.plan(offered, one.weight, one.shadow)
+                resident.plan(offered, one.weight, one.shadow, one.spans)
 
     async def load(self, resident: Resident) -> None:
         """Those that are not loaded, beside the stable Version, where there is memory."""
@@ -167,13 +169,13 @@ class Canaries:
         if not _alike(offered, resident):
             raise BadRequest(f"{version} is a model of another kind", param="version")
         former = resident.route.find(version)
-        before = (former.weight, former.shadow) if former else None
+        before = (former.weight, former.shadow, former.spans) if former else None
         live = resident.plan(offered, trial.weight, trial.shadow)
         try:
             await self._load(resident, live)
         except (ModelError, OSError):
             if before:
-                live.weight, live.shadow = before
+                live.weight, live.shadow, live.spans = before
             else:
                 resident.abort(live)
             raise

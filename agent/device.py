@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import footprint, memory
+from agent import footprint, gpu
 from agent.config import Settings
+from agent.memory import Memory
 from agent.model_settings import ModelSettings
 from agent.offered import Offered
 from agent.probe import Measured, Probes
@@ -31,12 +32,7 @@ def cores() -> int:
     return max(1, min(len(siblings), _quota() or len(siblings)))
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here, on a card or a Jetson; the build may still not use it."""
-    return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
-
-
-async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any]:
+async def engine_settings(settings: Settings, offered: Offered, memory: Memory) -> dict[str, Any]:
     """What the Worker's Engine is started with; see the Engines in engines/ for the names."""
     if offered.remote is not None:
         return {"keys": str(settings.data_dir / "keys")}  # where the file of its key would be
@@ -51,7 +47,9 @@ async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any
         chosen = await probes.choose(trial.engine, offered.path, offered.size, trial.basic, trial.candidates)
     own = settings.of(offered.name)
     if offered.tensors is None or trial is None:
-        return {**_text_settings(own, offered, chosen.choice), **about}
+        context = _context(own, offered)
+        slots = own.max_batch_size or await _slots(own, offered, context, chosen.choice, memory)
+        return {**_text_settings(own, context, slots, chosen.choice), **about}
     return _tensor_settings(own, trial.basic, chosen.choice or trial.candidates[0], chosen.seconds)
 
 
@@ -123,12 +121,17 @@ def _basic(settings: Settings) -> dict[str, Any]:
     return {"threads": settings.threads or cores(), "gpu_layers": settings.gpu_layers}
 
 
-def _text_settings(settings: Settings, offered: Offered, chosen: dict[str, Any]) -> dict[str, Any]:
+def _context(settings: Settings, offered: Offered) -> int:
+    """Tokens of a slot."""
     context = settings.context or min(DEFAULT_CONTEXT, offered.trained_context or DEFAULT_CONTEXT)
     if offered.encoder and offered.trained_context:
         context = min(context, offered.trained_context)  # it has no positions beyond
+    return context
+
+
+def _text_settings(settings: Settings, context: int, slots: int, chosen: dict[str, Any]) -> dict[str, Any]:
     return {
-        "slots": settings.max_batch_size or _slots(chosen.get("kv_type", "f16"), offered, context),
+        "slots": slots,
         "context": context,
         **_basic(settings),
         "kv_type": settings.kv_type,
@@ -158,14 +161,20 @@ def kv_candidates(settings: Settings) -> list[dict[str, Any]]:
     return fitting or [{"kv_type": settings.kv_type, "flash_attention": settings.flash_attention}]
 
 
-def _slots(kv_type: str, offered: Offered, context: int) -> int:
-    """As many as MEMORY_SHARE of the memory has room for, up to the default."""
-    if offered.header is None:
+async def _slots(
+    settings: Settings, offered: Offered, context: int, chosen: dict[str, Any], memory: Memory
+) -> int:
+    """As many as MEMORY_SHARE of the memory that the cache is in has room for, up to the default."""
+    if (header := offered.header) is None:
         return DEFAULT_SLOTS
-    each = footprint.kv_bytes(offered.header, kv_type) * context
-    room = max(0, memory.available() - offered.size) * MEMORY_SHARE
-    most = DEFAULT_SLOTS if has_gpu() else CPU_SLOTS
-    return max(1, min(most, int(room / each) if each else most))
+    each = footprint.kv_bytes(header, chosen.get("kv_type", "f16")) * context
+    layers = footprint.on_gpu(header, _basic(settings))[0] if memory.on_gpu("llama") else 0
+    share, there = layers / header.layers, await memory.available()
+    most = DEFAULT_SLOTS if gpu.is_visible() else CPU_SLOTS
+    for part, has in ((1 - share, there.machine), (share, there.gpu)):
+        room = max(0, has - offered.size * part) * MEMORY_SHARE
+        most = min(most, int(room / (each * part)) if each * part else most)
+    return max(1, most)
 
 
 def _siblings(cpu: int) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agent.errors import BadRequest, PromptTooLong, Unavailable
@@ -14,6 +13,7 @@ from agent.offered import Offered
 from agent.request import Prompt, Request
 from agent.tensor import Inference, Outputs, Tensor
 from agent.ticket import Ticket
+from agent.vector import unit
 from models.pipelines.table import TextEmbedding
 
 TOGETHER = 8  # more, and long texts would hold a Worker for so long that it seems to hang
@@ -34,22 +34,29 @@ class Embedding:
     session: str = ""  # who keeps the Version that answered; "" is nobody
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
 
-    def requests(self) -> list[Request]:
-        """For a Model of text: one for each input."""
+    @property
+    def first(self) -> str:
+        """The id of what comes first of it."""
+        return f"{self.id}-0"
+
+    def requests(self, *, remote: bool) -> list[Request]:
+        """For a Model of text: one for each input; of a remote one, whose server gets them at once, one."""
+        whole = Request(
+            id=self.first,
+            model=self.model,
+            texts=self.inputs,
+            embed=True,
+            max_tokens=0,
+            priority=self.priority,
+            deadline=self.deadline,
+            sender=self.sender,
+            session=self.session,
+            keep_alive=self.keep_alive,
+        )
+        if remote:
+            return [whole]
         return [
-            Request(
-                id=f"{self.id}-{at}",
-                model=self.model,
-                prompt=one,
-                embed=True,
-                max_tokens=0,
-                priority=self.priority,
-                deadline=self.deadline,
-                sender=self.sender,
-                session=self.session,
-                keep_alive=self.keep_alive,
-            )
-            for at, one in enumerate(self.inputs)
+            replace(whole, id=f"{self.id}-{at}", prompt=one, texts=()) for at, one in enumerate(self.inputs)
         ]
 
     def inferences(self) -> list[Inference]:
@@ -65,6 +72,7 @@ class Embedding:
             model=self.model,
             inputs=(Tensor("text", "BYTES", (len(elements),), data),),
             outputs=("embedding", "tokens"),
+            further=at > 0,
             priority=self.priority,
             deadline=self.deadline,
             sender=self.sender,
@@ -99,7 +107,10 @@ class OfTexts:
         if len({ticket.version for ticket in self.tickets}) > 1:  # their vectors cannot be compared
             raise Unavailable("another version of the model took over meanwhile", retry_after=1)
         tokens = sum(chunk.usage.prompt_tokens for chunk in chunks if chunk.usage)
-        return Embedded(tuple(chunk.vector for chunk in chunks), tokens)
+        vectors: list[bytes] = []
+        for chunk, ticket in zip(chunks, self.tickets, strict=True):
+            vectors += split(chunk.vector, len(ticket.request.texts) or 1)
+        return Embedded(tuple(vectors), tokens)
 
     def cancel(self) -> None:
         for ticket in self.tickets:
@@ -120,8 +131,7 @@ class OfTensors:
             made, counted = (await ticket.only()).tensors
             counts = array("q", counted.data)
             self._check(counts, len(vectors))
-            size = len(made.data) // len(counts)
-            parts = [made.data[at : at + size] for at in range(0, len(made.data), size)]
+            parts = split(made.data, len(counts))
             vectors += parts if self.pipeline.normalise else map(unit, parts)
             tokens += sum(counts)
         return Embedded(tuple(vectors), tokens)
@@ -146,11 +156,10 @@ def pipeline_of(model: Offered) -> TextEmbedding:
     return model.pipeline
 
 
-def unit(vector: bytes) -> bytes:
-    """The same direction, of length 1. A vector of zeros stays."""
-    values = array("f", vector)
-    length = math.hypot(*values) or 1.0
-    return array("f", [value / length for value in values]).tobytes()
+def split(vectors: bytes, count: int) -> list[bytes]:
+    """So many vectors that lie one behind the other."""
+    size = len(vectors) // count
+    return [vectors[at : at + size] for at in range(0, len(vectors), size)]
 
 
 def _ids(tokens: Sequence[int]) -> bytes:

@@ -1,8 +1,9 @@
-"""How much memory a Worker has resident, predicted from its file's header and its Engine's settings.
+"""How much memory a Worker takes, predicted from its file's header and its Engine's settings.
 
 Counted is what the kernel calls RSS: mapped files and shared libraries too. It is the most that a Worker
 comes to, when its slots are filled to their ends. The constants were measured with llama.cpp's own figures
-at hand; tests/engine/test_memory.py holds the sum against real Workers.
+at hand; tests/engine/test_memory.py holds the sum against real Workers. What goes to a GPU with memory of its
+own follows llama.cpp's source alone: that was not measured.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from agent.space import Space
 from models.gguf import Header
 from models.gguf_parts import Array
 
 CONTEXT_STEP = 256  # llama.cpp pads a slot's context to it
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "auto": 34 / 32}  # of each number; auto is q8_0
+
+EMBED_STEP = 128  # tokens of a step that embeds, of a model that generates text (engines/llama_embed.py)
+WHOLE_STEP = 512  # of a model that looks both ways, or one longer text
 
 TEXT_PROCESS = 52 << 20  # Python, numpy, llama.cpp's libraries and its threads
 TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the vocabulary, and each merge of two
@@ -24,6 +29,9 @@ TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the voc
 TENSOR_PROCESS = 64 << 20  # the same with onnxruntime
 WEIGHTS = 2.5  # bytes in onnxruntime for each byte of a file: the graph, the weights, packed copies of them
 ROW = 4 << 20  # bytes of activations for each row in a run: a guess, since a file does not say it
+
+CUDA_PROCESS = 300 << 20  # more of the machine's memory, for CUDA and its libraries: a guess
+CUDA_CONTEXT = 400 << 20  # of the GPU's, for each process that computes there: a guess
 
 # ggml's types of which llama.cpp keeps a second copy, arranged for this CPU: by what /proc/cpuinfo calls the
 # feature that it is for (ggml-cpu/repack.cpp and amx/amx.cpp say so).
@@ -35,25 +43,60 @@ ARRANGED = {
 }
 
 
-def of_text(header: Header, settings: Mapping[str, Any], features: frozenset[str]) -> int:
-    """Bytes of a Worker of llama.cpp on a CPU with these features. Settings as engines/llama.py has them."""
-    return sum(
-        (
-            TEXT_PROCESS,
-            _vocabulary(header),
-            header.tensor_bytes,  # mapped
-            _arranged(header, features) if settings.get("extra_bufts", True) else 0,
-            _cache(header, settings),
-            _compute(header, settings),
-            _logits(header, settings),
-        )
+def of_text(
+    header: Header, settings: Mapping[str, Any], features: frozenset[str], *, gpu: bool = False
+) -> Space:
+    """Of a Worker of llama.cpp on a CPU with these features. Settings as engines/llama.py has them.
+
+    `gpu`: its build computes on one that has memory of its own, even where no layer goes there.
+    """
+    layers, head = on_gpu(header, settings) if gpu else (0, False)
+    share = layers / header.layers
+    moved = sum(header.blocks[header.layers - layers :])
+    arranged = _arranged(header, features) if settings.get("extra_bufts", True) else 0
+    cache, compute = _cache(header, settings), _compute(header, settings)
+    machine = (
+        TEXT_PROCESS + (CUDA_PROCESS if gpu else 0),
+        _vocabulary(header),
+        header.tensor_bytes - moved - (header.head if head and not header.tied else 0),  # mapped
+        int(arranged * (1 - share)),
+        int(cache * (1 - share)),
+        compute if layers < header.layers else 0,
+        _logits(header, settings),
     )
+    there = CUDA_CONTEXT + moved + (header.head if head else 0) + int(cache * share) + compute
+    return Space(sum(machine), there if gpu else 0)
 
 
-def of_tensors(size: int, settings: Mapping[str, Any]) -> int:
-    """Bytes of a Worker of onnxruntime that has a file of this size. A rough guess."""
+def of_embeddings(header: Header, settings: Mapping[str, Any], *, gpu: bool = False) -> Space:
+    """What a Worker takes more once a model that generates text embeds: a small context of its own.
+
+    All tokens of a step have a row of logits there, though nobody asks for them.
+    """
+    layers, _ = on_gpu(header, settings) if gpu else (0, False)
+    share = layers / header.layers
+    own = {**settings, "slots": 1, "step_tokens": EMBED_STEP, "kv_type": "f16", "flash_attention": "auto"}
+    cache, logits = _cache(header, own), 4 * EMBED_STEP * header.vocabulary
+    compute = max(_compute(header, own), logits)
+    machine = int(cache * (1 - share)) + logits + (compute if layers < header.layers else 0)
+    return Space(machine, int(cache * share) + compute if gpu else 0)
+
+
+def of_tensors(size: int, settings: Mapping[str, Any], *, gpu: bool = False) -> Space:
+    """Of a Worker of onnxruntime that has a file of this size. A rough guess."""
     rows = int(settings.get("cap", 1)) * int(settings.get("runners", 1))
-    return TENSOR_PROCESS + int(WEIGHTS * size) + ROW * rows
+    session = int(WEIGHTS * size) + ROW * rows
+    if gpu:  # what it read of the file stays beside what went there
+        return Space(TENSOR_PROCESS + CUDA_PROCESS + size, CUDA_CONTEXT + session)
+    return Space(TENSOR_PROCESS + session)
+
+
+def on_gpu(header: Header, settings: Mapping[str, Any]) -> tuple[int, bool]:
+    """How many layers llama.cpp puts there, the last ones; and whether the head does, which goes first."""
+    asked = settings.get("gpu_layers")
+    if asked is None or asked > header.layers:
+        return header.layers, True
+    return max(0, asked - 1), asked > 0
 
 
 def kv_bytes(header: Header, kv_type: str) -> float:
@@ -98,6 +141,8 @@ def _compute(header: Header, settings: Mapping[str, Any]) -> int:
     """The buffer for a step's graph, which is as large as its largest part, and the attention's masks."""
     slots, context = int(settings["slots"]), _context(settings)
     tokens = min(int(settings["step_tokens"]), slots * context)
+    if header.encoder:
+        tokens = max(WHOLE_STEP, int(settings["context"]))
     flash = settings["kv_type"] != "f16" or settings["flash_attention"] != "off"
     network = 4 * (3 * header.feed_forward + 4 * header.embedding_length)
     scores = 0 if flash else 6 * header.heads * context  # and the same in 16 bits, for the product with V
@@ -107,5 +152,5 @@ def _compute(header: Header, settings: Mapping[str, Any]) -> int:
 
 
 def _logits(header: Header, settings: Mapping[str, Any]) -> int:
-    """A row for each slot: computed in the graph's buffer, then copied out."""
-    return 4 * int(settings["slots"]) * header.vocabulary
+    """A row for each slot: computed in the graph's buffer, then copied out. An encoder makes none."""
+    return 0 if header.encoder else 4 * int(settings["slots"]) * header.vocabulary

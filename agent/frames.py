@@ -36,6 +36,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     messages: tuple[Message, ...] | None = None  # a chat for a model with its own template; then no `prompt`
     template_kwargs: Mapping[str, Any] = {}  # for that template
     embed: bool = False
+    texts: tuple[Prompt, ...] = ()  # to embed, in place of the prompt, where another server does it
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.admission import Waiting
 from agent.config import Settings
-from agent.errors import BadRequest, PromptTooLong
+from agent.errors import BadRequest, PromptTooLong, Unavailable
 from agent.frames import Start
 from agent.offered import Offered
 from agent.request import Chunk, Prompt, Request
@@ -69,6 +69,7 @@ class Job:
             messages=tuple(request.messages or ()) if as_messages else None,
             template_kwargs=request.template_kwargs if as_messages else {},
             embed=request.embed,
+            texts=request.texts,
         )
 
 
@@ -76,8 +77,8 @@ def check(request: Request, model: Offered, settings: Settings) -> None:
     """What can be told before the Worker counts tokens. Raises BadRequest."""
     if model.encoder and not request.embed:
         raise BadRequest(f"{model.name} makes embeddings alone: ask it by /v1/embeddings", param="model")
-    if request.embed and model.remote:
-        raise BadRequest(f"{model.name} is a remote model: ask its own server for embeddings", param="model")
+    if request.texts and model.remote is None:  # they were for another Version
+        raise Unavailable("another version of the model took over meanwhile", retry_after=1)
     if request.messages is not None and model.template is None and model.remote is None:
         raise BadRequest(
             f"{model.name} is a base model without a chat template: use /v1/completions", param="messages"
@@ -87,9 +88,11 @@ def check(request: Request, model: Offered, settings: Settings) -> None:
     if model.context is None:
         return
     most = model.context if request.embed else model.context - 1
-    if isinstance(request.prompt, tuple) and len(request.prompt) > most:
-        raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens; the context is {model.context}")
-    check_size(_size(request), model)
+    for prompt in request.texts or (request.prompt,):
+        if isinstance(prompt, tuple) and len(prompt) > most:
+            raise PromptTooLong(f"the prompt has {len(prompt)} tokens; the context is {model.context}")
+    for size in map(_bytes, request.texts) if request.texts else (_size(request),):
+        check_size(size, model)
 
 
 def check_size(size: int, model: Offered) -> None:
@@ -109,13 +112,21 @@ def cost(request: Request, model: Offered) -> float:
 
 def prompt_cost(request: Request) -> float:
     """Tokens of its prompt, about."""
-    if isinstance(request.prompt, tuple):
-        return len(request.prompt)
-    return _size(request) / BYTES_PER_TOKEN
+    if request.messages is not None:
+        return _size(request) / BYTES_PER_TOKEN
+    return sum(map(_tokens, request.texts or (request.prompt or "",)))
 
 
 def _size(request: Request) -> int:
     """Bytes of the prompt's text, about."""
     if request.messages is not None:
         return sum(len(str(message.get("content") or "").encode()) for message in request.messages)
-    return len(request.prompt.encode()) if isinstance(request.prompt, str) else 0
+    return _bytes(request.prompt)
+
+
+def _bytes(prompt: Prompt | None) -> int:
+    return len(prompt.encode()) if isinstance(prompt, str) else 0
+
+
+def _tokens(prompt: Prompt) -> float:
+    return _bytes(prompt) / BYTES_PER_TOKEN if isinstance(prompt, str) else len(prompt)

@@ -55,12 +55,12 @@ def _part(live: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remembered(settings: Settings, version: Version, probes: Probes) -> Mapping[str, Any]:
     about = device.pipeline_settings(version.manifest.pipeline, str(version.folder))
-    trial = device.trial_of(settings, version.model, version.manifest.engine, about)
-    if trial is None:
-        return {}
-    if trial.decided:
-        return trial.candidates[0]
-    found = probes.recall(trial.engine, str(version.path), trial.basic, trial.candidates)
-    if found is None:
-        return {}
-    return device.with_speed(*found) if trial.engine == "onnx" else found.choice
+    for kind in ({}, {"encoder": True}):  # the file's header would tell, and it may be long: ask for both
+        trial = device.trial_of(settings, version.model, version.manifest.engine, about | kind)
+        if trial is None:
+            return {}
+        if trial.decided:
+            return trial.candidates[0]
+        if found := probes.recall(trial.engine, str(version.path), trial.basic, trial.candidates):
+            return device.with_speed(*found) if trial.engine == "onnx" else found.choice
+    return {}

@@ -1,78 +1,67 @@
-"""How much memory a Model takes once it is loaded, and how much there is."""
+"""How much memory a Model takes once it is loaded, and how much there is.
+
+Of a GPU with memory of its own (see gpu.py) that is told apart from the machine's. Where the two share one
+memory, as on a Jetson, all of it is the machine's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from agent import footprint
+from agent.free_memory import available
+from agent.gpu import Gpu
 from agent.offered import Offered
+from agent.space import Space
 from models.errors import ModelError
-
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class NoMemory(ModelError):
-    def __init__(self, model: str, need: int, there: int) -> None:
+    """Says of which memory there is too little."""
+
+    def __init__(self, model: str, need: Space, there: Space) -> None:
+        short = need.without(there)
+        lacks = [
+            f"{needed / 1e6:,.0f} MB of {what}, and {has / 1e6:,.0f} MB are available"
+            for what, needed, has, missing in (
+                ("memory", need.machine, there.machine, short.machine),
+                ("the GPU's memory", need.gpu, there.gpu, short.gpu),
+            )
+            if missing
+        ]
+        fewer = " or AUTOGLM_GPU_LAYERS" if short.gpu else ""
         super().__init__(
-            f"{model} needs about {need / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are available:"
-            " unload another model, or make AUTOGLM_CONTEXT or AUTOGLM_MAX_BATCH_SIZE smaller"
+            f"{model} needs about {'; and '.join(lacks)}: unload another model, or make AUTOGLM_CONTEXT"
+            f" or AUTOGLM_MAX_BATCH_SIZE{fewer} smaller"
         )
 
 
-def need(offered: Offered, settings: Mapping[str, Any]) -> int:
-    """Bytes that a Worker will have resident at most. Settings as `device.engine_settings` gives them.
+class Memory:
+    """This machine's, and that of its GPU where it has memory of its own."""
 
-    Of the layers that go to a discrete GPU too: what they take there is not told apart.
-    """
-    if offered.header is None:
-        return footprint.of_tensors(offered.size, settings)
-    return footprint.of_text(offered.header, settings, footprint.cpu_features())
+    def __init__(self, gpu: Gpu | None) -> None:
+        self._gpu = gpu
 
+    def on_gpu(self, engine: str) -> bool:
+        """Whether what this Engine puts on a GPU is not in the machine's memory."""
+        return self._gpu is not None and engine in self._gpu.engines
 
-def available() -> int:
-    """Bytes that may be taken without swapping, on this machine and within this process's control groups."""
-    return max(0, min([_machine(), *_groups()]))
+    def need(self, offered: Offered, settings: Mapping[str, Any]) -> Space:
+        """What a Worker will have at most. Settings as `device.engine_settings` gives them."""
+        if offered.header is None:
+            gpu = bool(settings.get("gpu")) and self.on_gpu("onnx")
+            return footprint.of_tensors(offered.size, settings, gpu=gpu)
+        gpu, features = self.on_gpu("llama"), footprint.cpu_features()
+        return footprint.of_text(offered.header, settings, features, gpu=gpu)
 
+    def to_embed(self, offered: Offered, settings: Mapping[str, Any]) -> Space:
+        """What a Worker of a model that generates text takes more, once it embeds."""
+        if offered.header is None or offered.header.encoder:
+            return Space()
+        return footprint.of_embeddings(offered.header, settings, gpu=self.on_gpu("llama"))
 
-def _machine() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _groups() -> Iterator[int]:
-    """What is left of each limit that a control group above this process sets; version 2 and 1."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, limit, usage, cache = CGROUPS, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, limit, usage, cache = (
-                CGROUPS / "memory",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
-        else:
-            continue
-        inside = root / path.lstrip("/")
-        for folder in (inside, *inside.parents):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                most = (folder / limit).read_text().strip()
-                if most != "max":
-                    used = int((folder / usage).read_text())
-                    yield int(most) - used + _field(folder / "memory.stat", cache)
-            except (OSError, ValueError):  # not mounted, or the root, which has no limit
-                continue
-
-
-def _field(file: Path, name: str) -> int:
-    for line in file.read_text().splitlines():
-        if line.startswith(f"{name} "):
-            return int(line.split()[1])
-    return 0
+    async def available(self) -> Space:
+        """What may be taken now."""
+        return await asyncio.to_thread(lambda: Space(available(), self._gpu.free() if self._gpu else 0))

@@ -11,13 +11,14 @@ from typing import Any
 
 import structlog
 
-from agent import __version__, log, systemd
+from agent import __version__, gpu, log, systemd
 from agent.arrivals import Arrivals
 from agent.canaries import Trial
 from agent.cloud import Cloud
 from agent.config import Settings
 from agent.data_dir import only_one
 from agent.doors import plugins
+from agent.memory import Memory
 from agent.pulls import Report
 from agent.residents import Residents
 from agent.serving import Serving
@@ -38,7 +39,9 @@ class Node:
         self.templates = Templates()
         self.serving = Serving(self.telemetry)
         self.shelf = Shelf(settings.data_dir / "models")
-        self.residents = Residents(settings, self.serving, self.shelf, self.telemetry, self.templates, report)
+        self.residents = Residents(
+            settings, self.serving, self.shelf, self.telemetry, self.templates, Memory(gpu.find()), report
+        )
         self._arrivals = Arrivals(settings, self.shelf, self.residents)
         self._cloud = Cloud(settings, self)
         self.restarts = False  # ends only to start again

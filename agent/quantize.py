@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agent import device, footprint, memory
+from agent import device, footprint
 from agent.config import Settings
+from agent.free_memory import available
+from agent.memory import NoMemory
+from agent.space import Space
 from models.errors import BadFile, ModelError
 from models.format import external_files
 from models.manifest import File
@@ -58,9 +61,9 @@ async def better(
             f"{version.model} is on the shelf, but not quantised: its weights lie in other files, and"
             " onnxruntime's tools need them in its own: save it as one file"
         )
-    need, there = footprint.TENSOR_PROCESS + MEMORY * version.size, memory.available()
+    need, there = footprint.TENSOR_PROCESS + MEMORY * version.size, available()
     if there < need:
-        raise memory.NoMemory(f"quantising {version.model}", need, there)
+        raise NoMemory(f"quantising {version.model}", Space(need), Space(there))
     meter, key = Meter(report), f"int8-{version.version}"
     async with work.working(shelf, key, meter) as folder:
         try:

@@ -207,7 +207,7 @@ class RemoteTextWorker(_RemoteWorker):
         super().__init__(server)
         self._text = server
         self._said: deque[tuple[Said, int]] = deque()  # with its bytes
-        self._prompt_tokens = self._generated = self._cached = 0
+        self._prompt_tokens = self._generated = self._cached = self._embedded = 0
 
     def _ready(self, info: EngineInfo) -> Ready:
         return Ready(info)
@@ -228,11 +228,13 @@ class RemoteTextWorker(_RemoteWorker):
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated,
             cached_tokens=self._cached,
+            embedded=self._embedded,
             trouble=self._trouble,
         )
 
     async def _pass_on(self, asked: Start) -> None:
         await self._text.answer(asked, lambda chunk: self._say(asked.id, chunk))
+        self._embedded += (len(asked.texts) or 1) if asked.embed else 0
 
     def _say(self, id: str, chunk: Chunk) -> None:
         self._add(Said(id, chunk))

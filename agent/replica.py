@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent import device, memory
+from agent import device
 from agent.config import Settings
 from agent.errors import Unavailable
+from agent.memory import Memory
 from agent.offered import Offered
 from agent.route import Lane
+from agent.space import Space
 from agent.supervisor import Deadlines, Launch, State, Supervisor
 from agent.telemetry import ModelTelemetry
 from agent.tensor_lane import TensorLane
@@ -24,16 +26,19 @@ class Prepared:
 
     offered: Offered
     launch: Launch
-    need: int  # bytes of memory that each of its Workers takes, predicted
+    need: Space  # that each of its Workers takes, predicted
+    to_embed: Space = Space()  # noqa: RUF009 - frozen; more of it, once a model that generates text embeds
 
 
-async def prepared(settings: Settings, offered: Offered) -> Prepared:
+async def prepared(settings: Settings, offered: Offered, memory: Memory) -> Prepared:
     """All that can be found out of a Version while others serve on."""
-    chosen = await device.engine_settings(settings, offered)
+    chosen = await device.engine_settings(settings, offered, memory)
     engine = offered.engine(settings.engine)
     chosen["cpu_share"] = settings.own(offered.name).cpu_share
     launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
-    return Prepared(offered, launch, memory.need(offered, chosen))
+    more = memory.to_embed(offered, chosen)
+    chosen["embed_need"] = more.machine
+    return Prepared(offered, launch, memory.need(offered, chosen), more)
 
 
 class Replica:

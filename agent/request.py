@@ -48,6 +48,7 @@ class Request:
     n: int = 1  # how many answers to the one prompt
     echo: bool = False  # the answer begins with the prompt (completions only)
     embed: bool = False  # a vector of the prompt is wanted, and no answer: its one Chunk has it
+    texts: tuple[Prompt, ...] = ()  # vectors of all these are, in place of the prompt: of a remote Model
     priority: int | None = None  # 0 to 9, 9 is served first; None: as the settings say
     deadline: float | None = None  # on the monotonic clock, seconds
     sender: str = ""  # whose turn this is, for fairness and limits: "http:<key name>", "mqtt:<sender>"
@@ -87,4 +88,4 @@ class Chunk:
     finish: str | None = None  # "stop" or "length", on the last Chunk of this index
     usage: Usage | None = None  # on the last Chunk of the Request
     attempt: int = 1  # grows when a Worker died and the answer begins anew: drop what came before
-    vector: bytes = b""  # of the prompt, where that was asked for: of length 1, FP32, little endian
+    vector: bytes = b""  # where that was asked for: of length 1, FP32, little endian; of `texts` all, joined

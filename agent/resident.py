@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -12,9 +12,11 @@ import structlog
 from agent.config import Settings
 from agent.errors import Unavailable
 from agent.offered import Offered
+from agent.places import Span
 from agent.replica import Prepared, Replica
 from agent.replicas import Elsewhere
 from agent.route import Lane, Live, Route
+from agent.space import Space
 from models import onnx, remote
 from models.errors import ModelError
 from models.gguf import read_header
@@ -60,9 +62,13 @@ class Resident:
         return {live.model.version for live in self.route.live}
 
     @property
-    def need(self) -> int:
-        """Bytes of memory that its Workers take, predicted."""
-        return sum(new.need * len(self._replicas[live]) for live, new in self._prepared.items())
+    def need(self) -> Space:
+        """The memory that its Workers take, predicted."""
+        found = Space()
+        for live, new in self._prepared.items():
+            embed = sum(lane.embeds for lane in live.lanes)
+            found += new.need * len(self._replicas[live]) + new.to_embed * embed
+        return found
 
     @property
     def idle(self) -> bool:
@@ -132,13 +138,17 @@ class Resident:
 
     # Canaries.
 
-    def plan(self, offered: Offered, weight: float, shadow: bool) -> Live:
-        """Let a Version be live beside the stable one. It has no turns until it is loaded."""
+    def plan(self, offered: Offered, weight: float, shadow: bool, had: Iterable[Span] = ()) -> Live:
+        """Let a Version be live beside the stable one, for whom it `had` before this agent started, too.
+
+        It has no turns until it is loaded.
+        """
         live = self.route.find(offered.version)
         if live is None:
             live = self._new(offered)
             self.route.canaries.append(live)
-        live.weight, live.shadow = weight, shadow
+        live.shadow = shadow
+        self.route.weigh(live, weight, had)
         return live
 
     async def load_canary(self, live: Live, new: Prepared) -> None:
@@ -198,7 +208,7 @@ class Resident:
         former, self.route.stable = self.route.stable, live
         if live in self.route.canaries:
             self.route.canaries.remove(live)
-            live.weight, live.shadow = 0.0, False
+            live.weight, live.shadow, live.spans = 0.0, False, []
         for canary in list(self.route.canaries):
             if type(canary.lanes[0]) is not type(live.lanes[0]):
                 log.warning(

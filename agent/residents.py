@@ -13,6 +13,7 @@ from agent.canaries import Canaries
 from agent.changes import Changes
 from agent.config import Settings
 from agent.errors import Conflict, Unavailable
+from agent.memory import Memory
 from agent.offered import Offered
 from agent.pulls import Report, first
 from agent.replica import Prepared, Replica, prepared
@@ -40,11 +41,13 @@ class Residents:
         shelf: Shelf,
         telemetry: Telemetry,
         templates: Templates,
+        memory: Memory,
         report: Report | None,
     ) -> None:
         self._settings = settings
         self._serving = serving
         self._shelf = shelf
+        self._memory = memory
         self._report = report
         self._replicas = Replicas(settings, serving, telemetry, templates, self._used)
         self._changes = Changes()
@@ -249,9 +252,9 @@ class Residents:
         if self._serving.find("") is None and not (asked_by_name and offered.makes_tensors):
             self._serving.prefer(resident.route)
             resident.pinned = True
-        new = await prepared(self._settings, offered)
+        new = await prepared(self._settings, offered, self._memory)
         if resident.loaded is None:
-            await make_room(new, self._all.values(), workers=resident.instances)
+            await make_room(new, self._memory, self._all.values(), workers=resident.instances)
             if not await resident.load(new) and not resident.pinned:  # a pinned one is tried again
                 why = resident.route.stable.ready()[1]
                 await resident.unload()
@@ -261,15 +264,17 @@ class Residents:
         elif resident.loaded.offered.version != version.version:
             instead = resident.loaded.need * len(resident.route.stable.lanes)
             workers = resident.instances
-            room = await make_room(new, self._all.values(), workers=workers, beside=resident, instead=instead)
+            room = await make_room(
+                new, self._memory, self._all.values(), workers=workers, beside=resident, instead=instead
+            )
             await resident.swap(new, beside=room)
             await self.canaries.keep(resident)
         await self.canaries.load(resident)
 
     async def _ready_beside(self, resident: Resident, offered: Offered) -> Prepared:
         """A canary, beside its Model's stable Version. NoMemory."""
-        new = await prepared(self._settings, offered)
-        await make_room(new, self._all.values(), beside=resident)
+        new = await prepared(self._settings, offered, self._memory)
+        await make_room(new, self._memory, self._all.values(), beside=resident)
         return new
 
     async def _unload_idle(self) -> None:

@@ -1,16 +1,16 @@
 """Which of a Model's live Versions answers a caller, and by which of its Workers. Does no I/O.
 
-The stable Version has what the canaries leave. Who was given a Version keeps it while the weights stay: the
-choice is a hash of the caller's session, so that a canary that grows keeps those whom it had.
+The stable Version has what the canaries leave. Who was given a Version keeps it while that Version's weight
+stays: the choice is a hash of the caller's session, and each canary has hashes of its own (see places.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from agent import places
 from agent.offered import Offered
 from agent.tensor_lane import TensorLane
 from agent.text_lane import TextLane
@@ -24,6 +24,7 @@ class Live:
 
     lanes: list[Lane]
     weight: float = 0.0  # of a canary: percent, 0 to 100
+    spans: list[places.Span] = field(default_factory=list)  # of a canary: the sessions that are its own
     shadow: bool = False  # a canary that answers copies, which nobody sees
     compared: Counter[str] = field(default_factory=Counter)  # what became of the copies
 
@@ -80,12 +81,14 @@ class Route:
 
     def choose(self, session: str) -> Live:
         """Whose turn it is with this caller. A canary that is not ready has no turns."""
-        at = place(self.model.name, session)
-        for canary in self.canaries:
-            if at < canary.weight:
-                return canary if canary.ready()[0] else self.stable
-            at -= canary.weight
-        return self.stable
+        at = places.place(self.model.name, session)
+        canary = next((one for one in self.canaries if places.has(one.spans, at)), None)
+        return canary if canary and canary.ready()[0] else self.stable
+
+    def weigh(self, canary: Live, weight: float, had: Iterable[places.Span] = ()) -> None:
+        """Give it a part of the sessions; `had`: those that it had before this agent started."""
+        others = [span for one in self.canaries if one is not canary for span in one.spans]
+        canary.weight, canary.spans = weight, places.resized(canary.spans or had, others, weight)
 
     def other(self, lost: Lane) -> Lane | None:
         """A ready lane that can take what this one cannot go on with: of its Version, else the stable one."""
@@ -99,9 +102,3 @@ class Route:
             if others:
                 return min(others, key=lambda lane: lane.load)
         return None
-
-
-def place(model: str, session: str) -> float:
-    """Where this session stands among all of the Model's, 0 to 100; even, and always the same."""
-    digest = hashlib.sha256(f"{model}\0{session}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 * 100

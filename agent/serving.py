@@ -71,7 +71,7 @@ class Serving:
         """Take an Embedding in. Raises as `submit` does."""
         model = self.find(asked.model)
         if model is None or not model.makes_tensors:
-            return OfTexts(self.submit_all(asked.requests()))
+            return OfTexts(self.submit_all(asked.requests(remote=self._is_remote(asked))))
         pipeline_of(model)  # whether it has one
         tickets: list[TensorTicket] = []
         try:
@@ -198,6 +198,13 @@ class Serving:
         version = name.partition(":")[2]
         live = route.find(version) if version else None
         return (live or route.choose(session)).lane()
+
+    def _is_remote(self, asked: Embedding) -> bool:
+        """Whether another server runs the Version that will answer it."""
+        route = self._routes.get(asked.model.partition(":")[0]) if asked.model else self._default
+        if route is None:
+            return False
+        return self._lane(route, asked.model, asked.session or asked.first).model.remote is not None
 
     def _find(self, name: str) -> Live | None:
         if not name:

@@ -39,6 +39,7 @@ class Inference:
     sender: str = ""  # whose turn this is, for limits
     session: str = ""  # who keeps the Version that answered; "" is nobody
     keep_alive: float | None = None  # seconds that the Model stays loaded after it; negative: for ever
+    further: bool = False  # part of what came with others and was counted with the first, for limits
     patient: bool = False  # its wall time begins when a Worker has it, not while it waits
 
 

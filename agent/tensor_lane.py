@@ -96,8 +96,9 @@ class TensorLane(BaseLane):
             self.load >= self._settings.queue_requests or self._bytes + size > self._settings.queue_bytes
         ):
             raise Overloaded("the queue is full", retry_after=1)
-        self._limits.check(asked.sender, 1, 0, now)
-        self._limits.charge(asked.sender, 1, 0, now)
+        counted = 0 if asked.further else 1
+        self._limits.check(asked.sender, counted, 0, now)
+        self._limits.charge(asked.sender, counted, 0, now)
         deadline = math.inf if asked.patient else now + self._settings.request_timeout_s
         if asked.deadline is not None:
             deadline = min(deadline, asked.deadline)

@@ -72,9 +72,10 @@ class TextLane(BaseLane):
         for request in requests:
             check(request, self.model, self._settings)
         sender, tokens = requests[0].sender, sum(cost(one, self.model) for one in requests)
-        self._limits.check(sender, len(requests), tokens, now)  # before others make room for it
+        counted = 1 if requests[0].embed else len(requests)  # an embedding is one, of however many texts
+        self._limits.check(sender, counted, tokens, now)  # before others make room for it
         self._make_room(sender, len(requests), tokens)
-        self._limits.charge(sender, len(requests), tokens, now)
+        self._limits.charge(sender, counted, tokens, now)
         jobs = [self._job(request, now) for request in requests]
         for job in jobs:
             self._queue.push(job.entry())
@@ -106,6 +107,7 @@ class TextLane(BaseLane):
     def worker_said(self, beat: Beat) -> None:
         self._telemetry.heard(self, self._beat, beat)
         self._beat = beat
+        self.embeds = beat.embedded > 0
         self._heard(beat.trouble)
         for said in beat.said:
             self._working.hear(said)
@@ -197,9 +199,8 @@ class TextLane(BaseLane):
     # Admission.
 
     def _job(self, request: Request, now: float) -> Job:
-        deadline = math.inf if request.patient else now + self._settings.request_timeout_s
-        if request.deadline is not None:
-            deadline = min(deadline, request.deadline)
+        late = math.inf if request.deadline is None else request.deadline
+        deadline = min(late, math.inf if request.patient else now + self._settings.request_timeout_s)
         ticket = Ticket(request, self._cancelled, self.model.name, self.model.version)
         priority = self._settings.priority if request.priority is None else request.priority
         return Job(ticket, cost(request, self.model), now, deadline, request.n, request.prompt, priority)
@@ -229,11 +230,10 @@ class TextLane(BaseLane):
     def _has_room(self, job: Job) -> bool:
         if self._held or self._supervisor is None or self._supervisor.state is not State.READY:
             return False
-        if not isinstance(self.model.info, EngineInfo):
+        info = self.model.info
+        if not isinstance(info, EngineInfo) or self._working.closed or (job.alone and len(self._working)):
             return False
-        if self._working.closed or (job.alone and len(self._working)):
-            return False
-        return self._working.sequences < self.model.info.slots + LOOKAHEAD
+        return self._working.sequences < info.slots + LOOKAHEAD
 
     async def _hand_over(self, job: Job) -> None:
         self._in_hand = job

@@ -59,6 +59,9 @@ class Header:
     )
     window: int  # tokens that some layers look back; 0: all layers see everything
     matrices: Mapping[int, int]  # ggml type -> bytes of the weights that tokens are multiplied by
+    blocks: tuple[int, ...]  # bytes of each layer's tensors
+    head: int  # bytes of the matrix that makes tokens of the last layer's numbers
+    tied: bool  # whether that is the tokens' embedding
     vocabulary: int  # tokens
     bos_token: str | None
     eos_token: str | None
@@ -195,6 +198,7 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
     width = embedding // max(heads) if max(heads) else 0
     key, value = (values.count(f"{architecture}.attention.{one}_length", width) for one in ("key", "value"))
     tokens = _check_vocabulary(values, tensors, cursor)
+    sizes = {one.name: one.size for one in tensors}
     return Header(
         metadata=values.all,
         size=size,
@@ -214,6 +218,9 @@ def _describe(values: _Values, tensors: list[Tensor], cursor: Cursor, size: int)
         feed_forward=_feed_forward(values, architecture, layers),
         window=values.count(f"{architecture}.attention.sliding_window", 0),
         matrices=_matrices(tensors),
+        blocks=_blocks(tensors, layers),
+        head=sizes.get("output.weight", sizes.get("token_embd.weight", 0)),
+        tied="output.weight" not in sizes,
         vocabulary=tokens.count,
         bos_token=_token(values, tokens, cursor, "tokenizer.ggml.bos_token_id"),
         eos_token=_token(values, tokens, cursor, "tokenizer.ggml.eos_token_id"),
@@ -235,6 +242,16 @@ def _matrices(tensors: list[Tensor]) -> dict[int, int]:
         if len(one.shape) > 1 and (one.name.startswith("blk.") or one.name == last):
             found[one.kind] = found.get(one.kind, 0) + one.size
     return found
+
+
+def _blocks(tensors: list[Tensor], layers: int) -> tuple[int, ...]:
+    sizes = [0] * layers
+    for one in tensors:
+        kind, _, rest = one.name.partition(".")
+        number = rest.partition(".")[0]
+        if kind == "blk" and number.isdecimal() and int(number) < layers:
+            sizes[int(number)] += one.size
+    return tuple(sizes)
 
 
 def _check_vocabulary(values: _Values, tensors: list[Tensor], cursor: Cursor) -> Array:

@@ -25,6 +25,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "google": ("agent/doors/grpc/",),
     "grpc": ("agent/doors/grpc/",),
     "grpc_health": ("agent/doors/grpc/",),
+    "grpc_reflection": ("agent/doors/grpc/",),
     "httptools": ("agent/doors/http/",),
     "httpx": (
         "models/sources/",
@@ -57,6 +58,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "pydantic_core": ("agent/doors/openai/",),
     "pydantic_settings": ("agent/config", "cloud_sync/controller/config.py"),
+    "pynvml": ("agent/gpu.py",),
     "rich": ("agent/cli/screen.py",),
     "sqlalchemy": ("cloud_sync/controller/",),
     "sqlite_utils": ("cloud_sync/",),

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from agent import memory
+from agent import gpu
 from agent.cli.errors import CommandError
 from agent.cli.node import HOW_TO_START, Node, find, load_settings
 from agent.cli.screen import out, print_json, size
+from agent.free_memory import available
 
 if TYPE_CHECKING:
     from agent.config import Settings
@@ -59,7 +60,7 @@ def doctor(json: bool) -> None:
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
-    there = memory.available()
+    there = available()
     state: Literal["ok", "note"] = "ok" if there >= NEEDED_MEMORY else "note"
     yield Finding("memory", state, f"{size(there)} available")
     folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
@@ -72,25 +73,26 @@ def _machine(settings: Settings) -> Iterator[Finding]:
 
 
 def _engine() -> Iterator[Finding]:
-    found = importlib.util.find_spec("llama_cpp")  # finds, does not load: native code stays in Workers
-    if found is None or found.origin is None:
+    if importlib.util.find_spec("llama_cpp") is None:  # finds, does not load: native code stays in Workers
         yield Finding("engine", "broken", "llama-cpp-python is not installed: make install")
         return
-    cuda = (Path(found.origin).parent / "lib" / "libggml-cuda.so").exists()
-    gpu = _has_gpu()
+    cuda = "llama" in gpu.engines()
+    visible = gpu.is_visible()
     build = Path(sys.prefix, "engine-build")
     told = build.read_text().split(";")[0].strip() if build.exists() else "a compiler that is not recorded"
     amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
     says = f"llama.cpp by {told}, {'with CUDA' if cuda else 'for the CPU'}"
     yield Finding("engine", "ok", f"{says}; this CPU has {'AMX' if amx else 'no AMX'}")
-    if gpu and not cuda:
+    if visible and not cuda:
         yield Finding(
             "gpu", "note", "a GPU is here but the engine has no CUDA: CUDA=1 make install (needs nvcc)"
         )
-    elif cuda and not gpu:
+    elif cuda and not visible:
         yield Finding("gpu", "note", "the engine has CUDA, but no GPU is visible: it computes on the CPU")
-    elif gpu:
-        yield Finding("gpu", "ok", "visible, and the engine has CUDA")
+    elif visible:
+        own = gpu.find()
+        has = f"{size(own.free())} of its own memory are free" if own else "it shares the machine's memory"
+        yield Finding("gpu", "ok", f"visible, and the engine has CUDA; {has}")
 
 
 def _onnx() -> Finding:
@@ -106,7 +108,7 @@ def _onnx() -> Finding:
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("onnx", "broken", f"{there[0]} does not start: {error}")
     says = f"{there[0]} {metadata.version(there[0])} with {', '.join(providers)}"
-    if _has_gpu() and providers == ["CPU"]:
+    if gpu.is_visible() and providers == ["CPU"]:
         x86 = platform.machine() == "x86_64"
         hint = "CUDA=1 make install" if x86 else "NVIDIA has wheels for it, see docs/configuration.md"
         return Finding("onnx", "note", f"{says}; a GPU is here, and ONNX models do not use it: {hint}")
@@ -126,10 +128,6 @@ def _is_installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _has_gpu() -> bool:
-    return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvgpu", "nvhost-gpu"))
 
 
 def _agent(settings: Settings, node: Node | None) -> Finding:

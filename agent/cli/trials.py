@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agent.cli.errors import UsageError
-from agent.cli.node import load_settings, need
+from agent.cli.node import Node, load_settings, need
 from agent.cli.screen import err
 
 Trial = dict[str, Any]
@@ -23,17 +23,17 @@ def trial(weight: float | None, shadow: bool) -> Trial | None:
 
 def canary(name: str, weight: float | None, shadow: bool) -> None:
     asked = trial(weight, shadow) or {"weight": 5}
-    _post(name, "canary", asked)
+    change(need(load_settings()), name, "canary", asked)
     err.print(f"{name} {told(asked)}", markup=False)
 
 
 def promote(name: str) -> None:
-    version = _post(name, "promote")["promoted"]
+    version = change(need(load_settings()), name, "promote")["promoted"]
     err.print(f"{name.partition(':')[0]} {version} serves now", markup=False)
 
 
 def abort(name: str) -> None:
-    for version in _post(name, "abort")["aborted"]:
+    for version in change(need(load_settings()), name, "abort")["aborted"]:
         err.print(f"{name.partition(':')[0]} {version} is tried no longer", markup=False)
 
 
@@ -44,8 +44,7 @@ def told(asked: Trial) -> str:
     return f"has {asked['weight']:g}% of the traffic; end it by autoglm promote or autoglm abort"
 
 
-def _post(name: str, what: str, body: Trial | None = None) -> dict[str, Any]:
-    answer: dict[str, Any] = need(load_settings()).post(
-        f"/api/models/{quote(name, safe='')}/{what}", body or {}
-    )
+def change(node: Node, name: str, what: str, body: Trial | None = None) -> dict[str, Any]:
+    """Begin or end a trial there: what it answers. CommandError."""
+    answer: dict[str, Any] = node.post(f"/api/models/{quote(name, safe='')}/{what}", body or {})
     return answer

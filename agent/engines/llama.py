@@ -1,7 +1,8 @@
 """llama.cpp, by llama-cpp-python's low-level API. Nothing else imports llama_cpp, and this only in a Worker.
 
 Settings (a mapping): slots, context (tokens a slot), threads, gpu_layers, kv_type, flash_attention,
-step_tokens, extra_bufts (false: without AMX and repacked weights), encoder (true: it makes vectors alone).
+step_tokens, extra_bufts (false: without AMX and repacked weights), encoder (true: it makes vectors alone),
+embed_need (bytes that the first embedding takes, of a model that generates text).
 """
 
 from __future__ import annotations

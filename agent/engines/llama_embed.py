@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.engines.engine import CannotEmbed, EmbedInfo, EmbedPiece, EngineError
 from agent.engines.llama_batch import Batch
+from agent.free_memory import available
 
 SLOTS = 16
 STEP = 128  # tokens: llama.cpp makes logits of all of them too, and more at once are not faster on a CPU
@@ -74,6 +75,12 @@ class LlamaEmbedder:
 
     def _open(self) -> Any:
         info, settings = self.info, self._settings
+        need, there = int(settings.get("embed_need", 0)), available()
+        if there < need:  # the kernel would give it, and kill somebody later
+            raise CannotEmbed(
+                f"embeddings need about {need / 1e6:,.0f} MB of memory more, and {there / 1e6:,.0f} MB are"
+                " available: unload another model, or make AUTOGLM_CONTEXT smaller"
+            )
         params = llama.llama_context_default_params()
         params.n_ctx = max(info.context, self._size)
         params.n_batch = params.n_ubatch = params.n_outputs_max = self._size

@@ -5,6 +5,7 @@ It is always asked to stream, with usage, so that Chunks come as they are made.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.engines import openai_vectors
 from agent.engines.engine import EngineError, EngineInfo, Progress
 from agent.engines.openai_events import MOST_COUNT, BadEvent, Cut, Events, Refused
 from agent.engines.upstream import TryAgain, Upstream, parsed
-from agent.errors import BadRequest, Unavailable, UpstreamFailed
+from agent.errors import Unavailable, UpstreamFailed
 from agent.frames import Start
 from agent.remote_worker import RemoteTextWorker
-from agent.request import Chunk, Sampling
+from agent.request import Chunk, Sampling, Usage
 from models.errors import BadFile
 from models.remote import Remote, read
 
 MOST_LIST = 8 << 20  # bytes of the list of models
+JSON = {"Content-Type": "application/json"}
 NAMED = 5  # models that an error lists
 _ALIKE = ("temperature", "top_p", "presence_penalty", "frequency_penalty")  # every server has these
 _EXTRA = {  # not OpenAI's own: sent only where the caller named them, under the names that servers know
@@ -62,8 +65,8 @@ class OpenAIServer:
         return self._info(longest if isinstance(longest, int) and 0 < longest <= MOST_COUNT else None)
 
     async def answer(self, asked: Start, say: Callable[[Chunk], None]) -> None:
-        if asked.embed:  # of a Version that could, before this one came
-            raise BadRequest("this is a remote model now: ask its own server for embeddings", param="model")
+        if asked.embed:
+            return say(await self._upstream.persist(lambda: self._vectors(asked), asked.deadline))
         content = msgspec.json.encode(body(asked, self._remote.model))
         path = "/completions" if asked.messages is None else "/chat/completions"
         said = False
@@ -79,6 +82,18 @@ class OpenAIServer:
 
         await self._upstream.persist(once, asked.deadline, lambda: not said)
 
+    async def _vectors(self, asked: Start) -> Chunk:
+        texts = asked.texts or (asked.prompt,)
+        content = msgspec.json.encode(openai_vectors.body(texts, self._remote.model))
+        most = MOST_LIST + openai_vectors.MOST_EACH * len(texts)
+        async with self._upstream.request("POST", "/embeddings", content, JSON) as response:
+            told = await self._upstream.whole(response, most)
+        try:
+            vectors, tokens = await asyncio.to_thread(openai_vectors.read, told, len(texts))
+        except BadEvent as error:
+            raise UpstreamFailed(self._upstream.says(f"sent {error}")) from None
+        return Chunk(0, "", finish="stop", usage=Usage(tokens, 0), attempt=asked.attempt, vector=vectors)
+
     async def close(self) -> None:
         await self._upstream.close()
 
@@ -86,7 +101,7 @@ class OpenAIServer:
         self, path: str, content: bytes, asked: Start, tell: Callable[[list[Chunk]], None]
     ) -> None:
         events = Events(asked.n, asked.attempt, logprobs=asked.sampling.logprobs is not None)
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        headers = {**JSON, "Accept": "text/event-stream"}
         try:
             async with self._upstream.request("POST", path, content, headers) as response:
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):

@@ -1,4 +1,4 @@
-"""A Version is tried on a part of the traffic, or as a shadow, on the device itself."""
+"""A Version is tried on a part of the traffic, on the device itself."""
 
 from __future__ import annotations
 
@@ -7,58 +7,17 @@ import json
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-import tritonclient.http as triton
 
 from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import write_gguf
-from tests.support.onnx_file import FLOAT, write_onnx
+from tests.support.trials import call, live, pull, shares, until, who
 from tests.tooling.command import run
-
-
-def call(agent: Agent, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-    transport = httpx.HTTPTransport(uds=str(agent.socket), verify=NO_TLS)
-    with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
-        return client.post(path, json=body or {})
-
-
-def pull(agent: Agent, file: Path, name: str = "echo", **trial: Any) -> str:
-    """The Version that came."""
-    body = {"source": str(file), "name": name} | ({"trial": trial} if trial else {})
-    last: dict[str, Any] = json.loads(call(agent, "/api/pull", body).text.splitlines()[-1])
-    assert "version" in last, last
-    return str(last["version"])
-
-
-def live(agent: Agent, model: str = "echo") -> dict[str, dict[str, Any]]:
-    return {row["version"]: row for row in agent.status()["models"] if row["name"] == model}
-
-
-def who(agent: Agent, user: str | None = None, **more: Any) -> str:
-    """The Version that answers."""
-    answer = agent.chat("hello", **({"user": user} if user else {}), **more)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["system_fingerprint"]).rpartition("-")[2]
-
-
-def shares(agent: Agent, users: int) -> Counter[str]:
-    with ThreadPoolExecutor(8) as pool:
-        return Counter(pool.map(lambda at: who(agent, f"user-{at}"), range(users)))
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +58,29 @@ def test_a_canary_gets_its_part_of_the_traffic_and_users_keep_their_version(agen
         agent.metric(f'request_success_total{{finished_reason="stop",model_name="echo",version="{canary}"}}')
         > 0
     )
+
+
+def test_a_change_of_one_canarys_weight_leaves_the_other_canarys_users_alone(
+    agent: Agent, new: Path, tmp_path: Path
+) -> None:
+    def users() -> dict[str, str]:
+        with ThreadPoolExecutor(8) as pool:
+            return dict(pool.map(lambda at: (f"user-{at}", who(agent, f"user-{at}")), range(60)))
+
+    [stable] = live(agent)
+    first = pull(agent, new, weight=20)
+    second = pull(agent, write_gguf(tmp_path / "second.gguf", salt=next(SALTS)), weight=30)
+    for weight in (60, 5):
+        before = users()
+        assert set(before.values()) == {stable, first, second}
+        assert call(agent, f"/api/models/echo:{first}/canary", {"weight": weight}).status_code == 200
+        moved = {(before[user], now) for user, now in users().items() if now != before[user]}
+        assert moved == {(stable, first) if weight == 60 else (first, stable)}
+    before = users()
+    agent.kill(signal.SIGKILL)
+    agent.start()
+    until(lambda: all(row["worker"]["state"] == "ready" for row in live(agent).values()))
+    assert users() == before
 
 
 def test_without_a_user_each_request_is_drawn_for_itself(agent: Agent, new: Path) -> None:
@@ -196,43 +178,6 @@ def test_a_canary_that_does_not_load_is_told_and_the_stable_version_serves_on(
     assert list(live(agent)) == [stable]
 
 
-def test_a_shadow_answers_copies_that_nobody_sees(agent: Agent, new: Path) -> None:
-    [stable] = live(agent)
-    shadow = pull(agent, new, shadow=True)
-    assert {who(agent, f"user-{at}") for at in range(6)} == {stable}
-    until(lambda: agent.metric(f'shadow_total{{model_name="echo",outcome="agree",version="{shadow}"}}') == 6)
-    row = live(agent)[shadow]
-    assert (row["role"], row["weight"], row["compared"]) == ("shadow", 0, {"agree": 6})
-    assert live(agent)[stable]["running"] == 0
-
-
-def test_a_shadow_gives_way_where_the_node_has_something_to_do(agent: Agent, new: Path) -> None:
-    shadow = pull(agent, new, shadow=True)
-    assert agent.chat("x" * 1500).status_code == 200  # a copy of over a second begins now
-    until(lambda: live(agent)[shadow]["running"] == 1)
-    assert agent.chat("in between " * 20).status_code == 200
-    until(lambda: live(agent)[shadow]["compared"].get("skipped") == 1)
-
-
-def test_the_answers_of_a_shadow_of_tensors_are_compared(agent: Agent, tmp_path: Path) -> None:
-    shape = {"inputs": [("a", FLOAT, (None, 2)), ("b", FLOAT, (None, 2))]}
-    pull(agent, write_onnx(tmp_path / "one.onnx", op="Add", **shape), "maths")
-    with triton.InferenceServerClient(f"127.0.0.1:{agent.port}", network_timeout=60.0) as client:
-
-        def ask() -> Any:
-            inputs = [triton.InferInput(name, [1, 2], "FP32") for name in "ab"]
-            for one in inputs:
-                one.set_data_from_numpy(np.array([[3, -4]], np.float32))
-            return client.infer("maths", inputs).as_numpy(
-                client.get_model_metadata("maths")["outputs"][0]["name"]
-            )
-
-        assert ask().tolist() == [[6, -8]]
-        shadow = pull(agent, write_onnx(tmp_path / "two.onnx", op="Mul", **shape), "maths", shadow=True)
-        assert ask().tolist() == [[6, -8]]
-    until(lambda: live(agent, "maths")[shadow]["compared"] == {"differ": 1})
-
-
 def test_loading_a_model_by_its_name_does_not_end_its_trial(agent: Agent, new: Path) -> None:
     [stable] = live(agent)
     canary = pull(agent, new, weight=10)
@@ -275,66 +220,3 @@ def test_a_trial_that_was_never_begun_does_not_serve_after_a_restart(agent: Agen
     assert "more than 0" in call(agent, "/api/pull", body).text
     agent.restart()
     assert list(live(agent)) == [stable]
-
-
-WRONG = {
-    "no such model": ("nosuch:0123456789ab", {"weight": 5}, 404, "not on the shelf"),
-    "no such version": ("echo:0123456789ab", {"weight": 5}, 404, "not on the shelf"),
-    "no version": ("echo", {"weight": 5}, 400, "name the Version"),
-    "too much": ("echo:{other}", {"weight": 101}, 400, "weight"),
-    "nothing": ("echo:{other}", {}, 400, "more than 0"),
-    "both": ("echo:{other}", {"weight": 5, "shadow": True}, 400, "has no weight"),
-    "the stable one": ("echo:{stable}", {"weight": 5}, 400, "that serves"),
-}
-
-
-@pytest.fixture(scope="module")
-def two(
-    start_agent: Callable[..., Agent], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Agent, str, str]:
-    """An agent with two Versions on its shelf: the one that serves, and the other."""
-    agent = start_agent()
-    [other] = live(agent)
-    return agent, pull(agent, write_gguf(tmp_path_factory.mktemp("m") / "new.gguf", salt=1)), other
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_trial_is_refused_and_nothing_changes(two: tuple[Agent, str, str], case: str) -> None:
-    agent, stable, other = two
-    name, body, status, says = WRONG[case]
-    refused = call(agent, f"/api/models/{name.format(stable=stable, other=other)}/canary", body)
-    assert (refused.status_code, says in refused.text) == (status, True), refused.text
-    assert list(live(agent)) == [stable]
-
-
-@pytest.mark.parametrize("how", ["promote", "abort"])
-def test_there_is_nothing_to_end_where_nothing_is_tried(two: tuple[Agent, str, str], how: str) -> None:
-    told = run(how, "echo", AUTOGLM_DATA_DIR=str(two[0].data_dir))
-    assert told.returncode == 1
-    assert "echo has no canary" in told.stderr
-
-
-@pytest.mark.parametrize("path", ["canary", "promote", "abort"])
-def test_trials_are_for_administrators(two: tuple[Agent, str, str], path: str) -> None:
-    agent, _, other = two
-    refused = httpx.post(f"{agent.base_url}/api/models/echo:{other}/{path}", json={"weight": 5})
-    assert refused.status_code == 403
-
-
-def test_weights_of_several_canaries_add_up_to_a_hundred_at_most(
-    two: tuple[Agent, str, str], tmp_path: Path
-) -> None:
-    agent, stable, other = two
-    assert call(agent, f"/api/models/echo:{other}/canary", {"weight": 60}).status_code == 200
-    third = write_gguf(tmp_path / "third.gguf", salt=3)
-    body = {"source": str(third), "name": "echo", "trial": {"weight": 50}}
-    assert "at most 100" in call(agent, "/api/pull", body).text
-    third_version = pull(agent, third, weight=40)
-    assert set(shares(agent, 40)) == {other, third_version}
-    refused = call(agent, "/api/models/echo/promote")
-    assert refused.status_code == 400
-    assert f"echo:{third_version}" in refused.text
-    assert call(agent, f"/api/models/echo:{third_version}/abort").json() == {"aborted": [third_version]}
-    assert call(agent, f"/api/models/echo:{other}/promote").json() == {"promoted": other}
-    assert list(live(agent)) == [other]
-    assert set(shares(agent, 8)) == {other} != {stable}

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agent import memory
+from agent.free_memory import available
 from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import MINIMAL, write_gguf
 
@@ -147,4 +147,4 @@ def test_a_broken_model_costs_the_others_nothing(agent: Agent, tmp_path: Path) -
 
 
 def test_the_memory_of_a_control_group_counts() -> None:
-    assert 0 < memory.available() < 1 << 50
+    assert 0 < available() < 1 << 50

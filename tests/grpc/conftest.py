@@ -66,6 +66,7 @@ def guarded_grpc(start_agent: Callable[..., Agent], tmp_path_factory: pytest.Tem
         AUTOGLM_GRPC_PORT=str(free_port()),
         AUTOGLM_API_KEYS=json.dumps(KEYS),
         AUTOGLM_MAX_BODY_BYTES="65536",
+        AUTOGLM_BODY_TIMEOUT_S="3",
         AUTOGLM_MAX_BATCH_SIZE="1",
         AUTOGLM_THREADS="1",
     )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,15 +78,8 @@ def agent(start_agent: Callable[..., Agent], files: dict[str, Path], magika_path
         AUTOGLM_CONTEXT="256",
     )
     for name, source in {**files, "magika": magika_path}.items():
-        pull(agent, source, name)
+        agent.pull(source, name)
     return agent
-
-
-def pull(agent: Agent, source: Path, name: str) -> None:
-    transport = httpx.HTTPTransport(uds=str(agent.socket))
-    with httpx.Client(transport=transport, base_url="http://agent", timeout=60) as client:
-        answer = client.post("/api/pull", json={"source": str(source), "name": name})
-        assert "version" in answer.text.splitlines()[-1], answer.text
 
 
 @pytest.fixture(scope="module")
@@ -333,71 +323,3 @@ def test_a_bad_text_fails_alone(agent: Agent, client: OpenAI) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(ask, [b"caf\xe9" if at % 5 == 0 else b"dog" for at in range(40)]))
     assert found == [400 if at % 5 == 0 else 200 for at in range(40)]
-
-
-# What a Worker's death, a caller that goes away and a full house do: with the echo Engine, told to misbehave.
-
-
-@pytest.fixture(scope="module")
-def echo(start_agent: Callable[..., Agent]) -> Agent:
-    return start_agent(AUTOGLM_QUEUE_REQUESTS="8", AUTOGLM_MAX_BATCH_SIZE="2")
-
-
-def ask(agent: Agent, given: Any, **more: Any) -> httpx.Response:
-    return httpx.post(f"{agent.base_url}/v1/embeddings", json={"input": given, **more}, timeout=60)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_an_embedding_whose_worker_dies_is_made_by_the_next(echo: Agent) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, echo, ["<slow 1>aaa", "e"])
-        until(lambda: echo.status()["running"])
-        os.kill(echo.worker_pid or 0, signal.SIGKILL)
-        assert answer.result().status_code == 200
-    assert answer.result().json()["data"] == ask(echo, ["<slow 0>aaa", "e"]).json()["data"]
-
-
-def test_a_text_that_kills_its_workers_is_found_out_and_its_neighbours_are_served(echo: Agent) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        guilty = pool.submit(ask, echo, "<crash>")
-        others = [pool.submit(ask, echo, f"a{at}") for at in range(3)]
-        assert guilty.result().status_code == 500
-        assert "3 Workers" in guilty.result().json()["error"]["message"]
-        assert [one.result().status_code for one in others] == [200] * 3
-    echo.wait("/readyz")
-
-
-def test_a_caller_that_goes_away_frees_its_place(echo: Agent) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{echo.base_url}/v1/embeddings", json={"input": ["<slow 0.3>a"] * 8}, timeout=httpx.Timeout(0.2)
-        )
-    until(lambda: not echo.status()["running"] and not echo.status()["queue"]["requests"])
-    assert ask(echo, "a").status_code == 200
-
-
-def test_a_deadline_that_passes_is_told(echo: Agent) -> None:
-    answer = ask(echo, ["<slow 0.5>a", "<slow 0.5>b", "<slow 0.5>c" + "x" * 200], timeout=0.3)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-
-
-def test_a_full_queue_is_told_and_a_body_that_no_queue_holds(echo: Agent) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(ask, echo, ["<slow 0.2>a"] * 8) for _ in range(6)]
-        codes = sorted(one.result().status_code for one in answers)
-    assert set(codes) == {200, 429}
-    refused = ask(echo, ["a"] * 9)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
-
-
-def test_tokens_and_texts_are_counted_in_the_metrics(echo: Agent) -> None:
-    before = echo.metric("prompt_tokens_total"), echo.metric("request_success_total")
-    assert ask(echo, ["aaaa", "ee"]).json()["usage"]["prompt_tokens"] == 6
-    until(lambda: echo.metric("prompt_tokens_total") == before[0] + 6)
-    assert echo.metric("request_success_total") == before[1] + 2

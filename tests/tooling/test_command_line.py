@@ -16,6 +16,7 @@ import pytest
 from agent import __version__
 from agent.cli.app import app
 from tests.support.agent import Agent, free_port
+from tests.support.bert import Bert
 from tests.tooling.command import run
 
 COMMANDS = [
@@ -122,6 +123,24 @@ def test_models_shows_how_this_device_runs_each_with_an_agent_and_without(
     ways = {name: {"cap": 3, "runners": 1, "threads": 1} for name in [at_rest["model"]]}
     (told,) = json.loads(run("models", "--json", **there, AUTOGLM_MODELS=json.dumps(ways)).stdout)
     assert told["chosen"] == ways[at_rest["model"]]
+
+
+def test_models_shows_what_was_found_out_of_an_encoder_that_is_at_rest(
+    start_agent: Callable[..., Agent], tmp_path: Path
+) -> None:
+    model = Bert().write_gguf(tmp_path / "bert.gguf")
+    agent = start_agent(AUTOGLM_ENGINE="llama", AUTOGLM_MODEL=str(model))
+    there = {
+        "AUTOGLM_DATA_DIR": str(agent.data_dir),
+        "AUTOGLM_HTTP_PORT": str(agent.port),
+        "AUTOGLM_ENGINE": "llama",
+    }
+    (loaded,) = json.loads(run("models", "--json", **there).stdout)
+    agent.stop()
+    (at_rest,) = json.loads(run("models", "--json", **there).stdout)
+    assert (loaded["loaded"], at_rest["loaded"]) == (True, False)
+    assert at_rest["chosen"].items() <= loaded["chosen"].items()
+    assert {"kv_type", "flash_attention"} <= at_rest["chosen"].keys()
 
 
 def test_doctor_says_what_onnxruntime_computes_on_and_that_two_of_them_cannot_be(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told below
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from agent.doors.grpc import reflection
 from agent.doors.grpc.health import Health
 from agent.doors.grpc.service import service
 from agent.doors.node_face import Node
@@ -57,4 +58,5 @@ def _server(node: Node) -> grpc.aio.Server:
     server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=CALLS)
     server.add_generic_rpc_handlers((service(node),))
     health_pb2_grpc.add_HealthServicer_to_server(Health(node), server)
+    reflection.add(server, node.settings.body_timeout_s)
     return server

@@ -44,6 +44,9 @@ class Context(Protocol):
     def time_remaining(self) -> float | None:
         """Seconds until the caller waits no longer; None: it waits for ever."""
 
+    async def read(self) -> Any:
+        """The next message, as its bytes; grpc.aio.EOF: there is none."""
+
     async def write(self, message: Any) -> None: ...
     async def abort(
         self, code: Any, details: str, trailing_metadata: Sequence[tuple[str, str]] = ()

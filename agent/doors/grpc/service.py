@@ -5,6 +5,7 @@ A unary call takes (request, caller, context), and gives the message or a dict o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from agent.doors.grpc.tensors import parameters, parse
 from agent.doors.inference_protocol import models
 from agent.doors.inference_protocol.config import config
 from agent.doors.node_face import Node
+from agent.errors import BadRequest, DeadlineExceeded
 
 NAME = "inference.GRPCInferenceService"
 
@@ -27,9 +29,9 @@ Call = Callable[[Any, Caller, Context], Awaitable[Any]]
 
 
 def service(node: Node) -> grpc.GenericRpcHandler:
-    guard = Guard(node)
-    handlers = {name: _unary(guard, name, call) for name, call in _Calls(node).all().items()}
-    handlers["ModelInfer"] = _unary(guard, "ModelInfer", lambda *call: infer(node, *call))
+    guard, within = Guard(node), node.settings.body_timeout_s
+    calls: dict[str, Call] = {**_Calls(node).all(), "ModelInfer": lambda *call: infer(node, *call)}
+    handlers = {name: _unary(guard, name, call, within) for name, call in calls.items()}
     handlers["ModelStreamInfer"] = _stream(guard, node)
     return grpc.method_handlers_generic_handler(NAME, handlers)
 
@@ -103,20 +105,33 @@ class _Calls:
         return {}
 
 
-def _unary(guard: Guard, name: str, call: Call) -> grpc.RpcMethodHandler:
+def _unary(guard: Guard, name: str, call: Call, within_s: float) -> grpc.RpcMethodHandler:
+    """To gRPC a stream of one request, which clients cannot tell: only so can the wait for it have an end."""
     request, response = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
 
-    async def handle(data: bytes, context: Context) -> bytes:
+    async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
         async def work(caller: Caller) -> Any:
-            return await call(parse(request, data), caller, context)
+            return await call(parse(request, await _only(context, within_s)), caller, context)
 
         found = await guard.run(name, context, work)
         told = json_format.ParseDict(found, response()) if isinstance(found, dict) else found
         return told.SerializeToString()  # type: ignore[no-any-return]
 
-    return grpc.unary_unary_rpc_method_handler(
+    return grpc.stream_unary_rpc_method_handler(
         handle
     )  # it parses by itself: what fails is the caller's error
+
+
+async def _only(context: Context, within_s: float) -> bytes:
+    """Raises DeadlineExceeded, or BadRequest where none comes."""
+    try:
+        async with asyncio.timeout(within_s):
+            data = await context.read()
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request did not arrive within {within_s:g} s") from None
+    if not isinstance(data, bytes):  # grpc.aio.EOF
+        raise BadRequest("the call has no request")
+    return data
 
 
 def _stream(guard: Guard, node: Node) -> grpc.RpcMethodHandler:

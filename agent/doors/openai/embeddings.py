@@ -10,11 +10,10 @@ from array import array
 
 from agent.config import Settings
 from agent.doors.openai.bodies import EmbeddingBody
-from agent.embedding import TOGETHER, Embedded, Embedding, unit
+from agent.embedding import TOGETHER, Embedded, Embedding
 from agent.errors import BadRequest, InternalError
 from agent.offered import Offered
-
-SIZE = 4  # bytes of a number
+from agent.vector import SIZE, unit
 
 
 def embedding(body: EmbeddingBody, settings: Settings, model: Offered | None, *, sender: str) -> Embedding:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
-
-import pytest
 
 from agent.engines.engine import EngineInfo
-from agent.engines.remote_openai import OpenAIServer
 from agent.engines.upstream import LONGEST_PAUSE, backoff
-from agent.errors import BadRequest
 from agent.frames import MOST_TOGETHER, Beat, Reader, Start, Stop, ToAgent, encode
 from agent.remote_worker import RemoteTextWorker
 from agent.request import Chunk, Sampling
-from models.remote import read
 
 
 def start(*, embed: bool = False) -> Start:
@@ -63,18 +56,3 @@ def test_what_waits_goes_in_as_many_frames_as_it_needs() -> None:
 def test_no_pause_before_another_try_is_longer_than_the_longest() -> None:
     pauses = [backoff(tries) for tries in range(11) for _ in range(50)]
     assert 0 < min(pauses) < max(pauses) <= LONGEST_PAUSE
-
-
-def test_a_text_to_embed_that_another_version_was_given_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "far.toml"
-    file.write_text('engine = "openai"\nurl = "http://127.0.0.1:1"\nmodel = "theirs"\n')
-
-    async def ask() -> None:
-        server = OpenAIServer(read(file), tmp_path)
-        try:
-            await server.answer(start(embed=True), lambda _: None)
-        finally:
-            await server.close()
-
-    with pytest.raises(BadRequest, match="embeddings"):
-        asyncio.run(ask())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests.engine.test_remote import admin, command, pull, until
+from tests.remote.conftest import admin, command, pull, until
 from tests.support import upstream as does
 from tests.support.agent import Agent
 from tests.support.onnx_file import FLOAT, INT64, STRING, write_onnx
