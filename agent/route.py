@@ -80,6 +80,8 @@ class Route:
 
     def choose(self, session: str) -> Live:
         """Whose turn it is with this caller. A canary that is not ready has no turns."""
+        if not self.canaries:
+            return self.stable
         at = place(self.model.name, session)
         for canary in self.canaries:
             if at < canary.weight:
