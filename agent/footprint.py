@@ -53,7 +53,13 @@ def of_text(header: Header, settings: Mapping[str, Any], features: frozenset[str
 def of_tensors(size: int, settings: Mapping[str, Any]) -> int:
     """Bytes of a Worker of onnxruntime that has a file of this size. A rough guess."""
     rows = int(settings.get("cap", 1)) * int(settings.get("runners", 1))
-    return TENSOR_PROCESS + int(WEIGHTS * size) + ROW * rows
+    lone = lone_session(size, settings) if settings.get("lone_threads") else 0
+    return TENSOR_PROCESS + int(WEIGHTS * size) + ROW * rows + lone
+
+
+def lone_session(size: int, settings: Mapping[str, Any]) -> int:
+    """Bytes of a second session of that file, for one run at once."""
+    return int(WEIGHTS * size) + ROW * int(settings.get("cap", 1))
 
 
 def kv_bytes(header: Header, kv_type: str) -> float:
