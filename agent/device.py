@@ -24,6 +24,7 @@ TRIAL = {"slots": 8, "context": 256, "step_tokens": 128}
 MEMORY_SHARE = 0.25  # of what is available, for the KV cache, or a second session
 LONE_BYTES = 64 << 20  # of a model that may have two sessions
 NO_LONE: dict[str, Any] = {"lone_threads": None}  # a run that is alone is as the others
+LONE_LEAST_S = 0.0003  # that a run takes
 LONE_BETTER = 0.9  # of a lone run's time, for a second session to pay
 
 
@@ -53,7 +54,7 @@ async def engine_settings(settings: Settings, offered: Offered) -> dict[str, Any
     if offered.tensors is None or trial is None:
         return {**_text_settings(own, offered, chosen.choice), **about}
     way = chosen.choice or trial.candidates[0]
-    lone = lone_trial(settings, offered.name, trial.basic, way, offered.size)
+    lone = lone_trial(settings, offered.name, trial.basic, Measured(way, chosen.seconds), offered.size)
     found = await _chosen(settings, offered, lone, LONE_BETTER)
     if not lone.decided and not _has_room(offered.size, way):
         found = Measured(NO_LONE, None)
@@ -115,17 +116,17 @@ def tensor_candidates(settings: Settings, own: ModelSettings) -> list[dict[str, 
     ]
 
 
-def lone_trial(
-    settings: Settings, model: str, basic: dict[str, Any], way: dict[str, Any], size: int
-) -> Trial:
-    """Whether a run that is alone has a session of its own, with all threads: a small model's may.
+def lone_trial(settings: Settings, model: str, basic: dict[str, Any], others: Measured, size: int) -> Trial:
+    """Whether a run that is alone has a session of its own, with all threads. What is set is not tried.
 
-    `way`: how the others run. What is set is not tried.
+    Neither is what would take much memory for it, or gain nothing that anybody would notice.
     """
+    way = others.choice
+    pays = size <= LONE_BYTES and (others.seconds is None or others.seconds * way["runners"] >= LONE_LEAST_S)
     own = settings.own(model).lone_threads
     most = own or settings.of(model).threads or cores()
     candidates = [] if own else [NO_LONE]
-    if most != way["threads"] and (own or size <= LONE_BYTES):
+    if most != way["threads"] and (own or pays):
         candidates.append({"lone_threads": most})
     return Trial("onnx", {**basic, **way}, candidates or [NO_LONE])
 

@@ -61,7 +61,7 @@ def _remembered(settings: Settings, version: Version, probes: Probes) -> Mapping
     found = _recalled(probes, trial, version)
     if trial.engine != "onnx" or not found.choice:
         return found.choice
-    lone = device.lone_trial(settings, version.model, trial.basic, found.choice, version.size)
+    lone = device.lone_trial(settings, version.model, trial.basic, found, version.size)
     return {**device.with_speed(*found), **_recalled(probes, lone, version).choice}
 
 
