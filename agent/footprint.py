@@ -21,7 +21,7 @@ KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "auto": 34 / 32}  # of
 TEXT_PROCESS = 52 << 20  # Python, numpy, llama.cpp's libraries and its threads
 TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the vocabulary, and each merge of two
 
-TENSOR_PROCESS = 64 << 20  # the same with onnxruntime
+TENSOR_PROCESS = 80 << 20  # the same with onnxruntime
 WEIGHTS = 2.5  # bytes in onnxruntime for each byte of a file: the graph, the weights, packed copies of them
 ROW = 4 << 20  # bytes of activations for each row in a run: a guess, since a file does not say it
 

@@ -14,10 +14,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent import sharing
 from agent.batcher import Batcher, Item
 from agent.engines import tensors
 from agent.engines.engine import EngineError, TensorEngine
@@ -34,6 +35,7 @@ from agent.frames import (
     ToWorker,
 )
 from agent.link import AgentGone, send
+from agent.tensor_trial import of_lone
 
 IDLE_BEAT = 0.5  # seconds
 LEAST_WAIT = 0.001  # between looks at what is due, seconds
@@ -248,9 +250,11 @@ def in_frames(answered: Sequence[Answered]) -> Iterator[list[Answered]]:
 
 
 def serve_tensors(
-    engine: TensorEngine, lone: TensorEngine | None, link: socket.socket, settings: dict[str, Any]
+    engine: TensorEngine, load: Callable[[dict[str, Any]], Any], link: socket.socket, settings: dict[str, Any]
 ) -> None:
-    """Say how it will be run, then do. Raises as `TensorWorker.run` does."""
+    """Say how it will be run, then do. `load`: another session. EngineError, and as `TensorWorker.run`."""
+    lone: TensorEngine | None = load(of_lone(settings)) if settings.get("lone_threads") else None
+    sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
     details = {name: settings.get(name) for name in ARRANGED}
     send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details})))
     batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)

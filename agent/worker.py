@@ -17,19 +17,11 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agent import sharing
 from agent.embedder import Embedder
-from agent.engines.engine import (
-    CannotEmbed,
-    Drawn,
-    Engine,
-    EngineError,
-    RemoteEngine,
-    TensorEngine,
-    TensorInfo,
-)
+from agent.engines.engine import CannotEmbed, Drawn, Engine, EngineError, RemoteEngine, TensorInfo
 from agent.frames import (
     Beat,
     Broken,
@@ -48,7 +40,6 @@ from agent.rehearsal import calibrate, engine_factory, probe
 from agent.request import Chunk
 from agent.scheduler import Plan, Scheduler
 from agent.sequence import Group, Sequence
-from agent.tensor_trial import of_lone
 from agent.tensor_worker import serve_tensors
 from agent.text import Text
 
@@ -255,16 +246,13 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
 
     try:
         progress(0.0)
-        loaded = engine_factory(engine)(model, settings, progress)
+        load = engine_factory(engine)
+        loaded = load(model, settings, progress)
         if isinstance(loaded, RemoteEngine):
             sharing.take_share(settings.get("cpu_share", 1.0))
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
-            lone = None
-            if settings.get("lone_threads"):
-                lone = engine_factory(engine)(model, of_lone(settings), progress)
-            sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
-            serve_tensors(loaded, cast(TensorEngine | None, lone), link, settings)
+            serve_tensors(loaded, lambda how: load(model, how, progress), link, settings)
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")

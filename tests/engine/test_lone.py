@@ -1,4 +1,4 @@
-"""A caller of a model of tensors who is alone is served by all threads; once there are others, as they are."""
+"""Whoever asks a model of tensors alone is served by all threads; once there are others, as they are."""
 
 from __future__ import annotations
 
