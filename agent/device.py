@@ -13,7 +13,7 @@ from agent.config import Settings
 from agent.memory import Memory
 from agent.model_settings import ModelSettings
 from agent.offered import Offered
-from agent.probe import Measured, Probes
+from agent.probe import BETTER, Measured, Probes
 from models.pipelines.table import Pipeline
 
 DEFAULT_CONTEXT = 4096  # tokens
@@ -22,7 +22,11 @@ CPU_SLOTS = 16
 CAPS = (1, 2, 4, 8, 16, 32)  # rows of a batch of tensors to try; the first is the safest
 STEP_TOKENS = 512  # the most that one step carries
 TRIAL = {"slots": 8, "context": 256, "step_tokens": 128}
-MEMORY_SHARE = 0.25  # of what is available, for the KV cache
+MEMORY_SHARE = 0.25  # of what is available, for the KV cache, or a second session
+LONE_BYTES = 64 << 20  # of a model that may have two sessions
+NO_LONE: dict[str, Any] = {"lone_threads": None}  # a run that is alone is as the others
+LONE_LEAST_S = 0.0003  # that a run takes
+LONE_BETTER = 0.9  # of a lone run's time, for a second session to pay
 
 
 def cores() -> int:
@@ -41,16 +45,18 @@ async def engine_settings(settings: Settings, offered: Offered, memory: Memory) 
         {"encoder": True} if offered.encoder else {}
     )
     trial = trial_of(settings, offered.name, kind, about)
-    chosen = Measured({}, None)
-    if trial and not trial.decided:
-        probes = Probes(settings.data_dir / "probes.json")
-        chosen = await probes.choose(trial.engine, offered.path, offered.size, trial.basic, trial.candidates)
+    chosen = await _chosen(settings, offered, trial) if trial else Measured({}, None)
     own = settings.of(offered.name)
     if offered.tensors is None or trial is None:
         context = _context(own, offered)
         slots = own.max_batch_size or await _slots(own, offered, context, chosen.choice, memory)
         return {**_text_settings(own, context, slots, chosen.choice), **about}
-    return _tensor_settings(own, trial.basic, chosen.choice or trial.candidates[0], chosen.seconds)
+    way = chosen.choice or trial.candidates[0]
+    lone = lone_trial(settings, offered.name, trial.basic, Measured(way, chosen.seconds), offered.size)
+    found = await _chosen(settings, offered, lone, LONE_BETTER)
+    if not lone.decided and not await _has_room(offered.size, way, memory):
+        found = Measured(NO_LONE, None)
+    return _tensor_settings(own, trial.basic, {**way, **(found.choice or NO_LONE)}, chosen.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,14 @@ def trial_of(settings: Settings, model: str, kind: str, about: Mapping[str, Any]
     return Trial("llama", {**_basic(here), **TRIAL, **about}, candidates)
 
 
+async def _chosen(settings: Settings, offered: Offered, trial: Trial, better: float = BETTER) -> Measured:
+    if trial.decided:
+        return Measured(trial.candidates[0], None)
+    probes = Probes(settings.data_dir / "probes.json")
+    what = trial.engine, offered.path, offered.size, trial.basic, trial.candidates
+    return await probes.choose(*what, better)
+
+
 def pipeline_settings(pipeline: Pipeline | None, folder: str) -> dict[str, Any]:
     """What the Worker is told of it, and of where its files lie."""
     return {} if pipeline is None else {"pipeline": pipeline.model_dump(), "folder": folder}
@@ -98,6 +112,26 @@ def tensor_candidates(settings: Settings, own: ModelSettings) -> list[dict[str, 
     return [
         {"runners": many, "threads": max(1, count // many), "cap": cap} for many in runners for cap in caps
     ]
+
+
+def lone_trial(settings: Settings, model: str, basic: dict[str, Any], others: Measured, size: int) -> Trial:
+    """Whether a run that is alone has a session of its own, with all threads. What is set is not tried.
+
+    Neither is what would take much memory for it, or gain nothing that anybody would notice.
+    """
+    way = others.choice
+    pays = size <= LONE_BYTES and (others.seconds is None or others.seconds * way["runners"] >= LONE_LEAST_S)
+    own = settings.own(model).lone_threads
+    most = own or settings.of(model).threads or cores()
+    candidates = [] if own else [NO_LONE]
+    if most != way["threads"] and (own or pays):
+        candidates.append({"lone_threads": most})
+    return Trial("onnx", {**basic, **way}, candidates or [NO_LONE])
+
+
+async def _has_room(size: int, way: Mapping[str, Any], memory: Memory) -> bool:
+    """Whether a second session takes little of the memory: no other model is to go for its sake."""
+    return footprint.lone_session(size, way) <= MEMORY_SHARE * (await memory.available()).machine
 
 
 def with_speed(chosen: dict[str, Any], seconds: float | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ WHOLE_STEP = 512  # of a model that looks both ways, or one longer text
 TEXT_PROCESS = 52 << 20  # Python, numpy, llama.cpp's libraries and its threads
 TOKEN, MERGE = 167, 190  # bytes of llama.cpp's tables for each token of the vocabulary, and each merge of two
 
-TENSOR_PROCESS = 64 << 20  # the same with onnxruntime
+TENSOR_PROCESS = 80 << 20  # the same with onnxruntime
 WEIGHTS = 2.5  # bytes in onnxruntime for each byte of a file: the graph, the weights, packed copies of them
 ROW = 4 << 20  # bytes of activations for each row in a run: a guess, since a file does not say it
 
@@ -86,9 +86,16 @@ def of_tensors(size: int, settings: Mapping[str, Any], *, gpu: bool = False) -> 
     """Of a Worker of onnxruntime that has a file of this size. A rough guess."""
     rows = int(settings.get("cap", 1)) * int(settings.get("runners", 1))
     session = int(WEIGHTS * size) + ROW * rows
+    if settings.get("lone_threads"):
+        session += lone_session(size, settings)
     if gpu:  # what it read of the file stays beside what went there
         return Space(TENSOR_PROCESS + CUDA_PROCESS + size, CUDA_CONTEXT + session)
     return Space(TENSOR_PROCESS + session)
+
+
+def lone_session(size: int, settings: Mapping[str, Any]) -> int:
+    """Bytes of a second session of that file, for one run at once."""
+    return int(WEIGHTS * size) + ROW * int(settings.get("cap", 1))
 
 
 def on_gpu(header: Header, settings: Mapping[str, Any]) -> tuple[int, bool]:

@@ -153,9 +153,21 @@ _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")
 
 
-def encode(frame: ToWorker | ToAgent) -> bytes:
-    body = _encoder.encode(frame)
-    return _LENGTH.pack(len(body)) + body
+def encode(frame: ToWorker | ToAgent) -> bytearray:
+    made = bytearray()
+    encode_onto(made, frame)
+    return made
+
+
+def encode_onto(out: bytearray, frame: ToWorker | ToAgent) -> None:
+    """Append the frame: a tensor's bytes are copied once. What raises leaves `out` as it was."""
+    at = len(out)
+    try:
+        _encoder.encode_into(frame, out, at + _LENGTH.size)
+        _LENGTH.pack_into(out, at, len(out) - at - _LENGTH.size)
+    except BaseException:
+        del out[at:]
+        raise
 
 
 def size_of(said: Said) -> int:
@@ -168,21 +180,31 @@ class Reader:
 
     def __init__(self, kinds: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(kinds)
-        self._buffer = bytearray()
+        self._begun = bytearray()  # what has come of a frame that is not whole
+        self._wanted = 0  # bytes that it has to have before it is worth another look
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
+    def feed(self, data: bytes | memoryview) -> Iterator[Any]:
+        """`data` is read from where it lies, and is not kept."""
+        if self._begun:
+            self._begun += data
+            if len(self._begun) < self._wanted:
+                return
+            gathered, self._begun = self._begun, bytearray()
+            whole = memoryview(gathered)
+        else:
+            whole = memoryview(data)
+        at = 0
+        while (begin := at + _LENGTH.size) <= len(whole):
+            (length,) = _LENGTH.unpack_from(whole, at)
             if length > MAX_FRAME:
                 raise ValueError(f"a frame of {length} bytes")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
+            if len(whole) < begin + length:
+                break
             try:
-                frame = self._decoder.decode(body)
+                frame = self._decoder.decode(whole[begin : begin + length])
             except msgspec.MsgspecError as error:
                 raise ValueError(f"not a frame: {error}") from error
+            at = begin + length
             yield frame
+        self._begun += whole[at:]
+        self._wanted = begin - at + (length if begin <= len(whole) else 0)

@@ -8,10 +8,10 @@ from typing import Any
 from agent import device
 from agent.config import Settings
 from agent.engines.engine import EngineInfo, TensorInfo
-from agent.probe import Probes
+from agent.probe import Measured, Probes
 from models.shelf import Shelf, Version
 
-CHOSEN = ("cap", "runners", "threads", "rows_per_s", "kv_type", "flash_attention")
+CHOSEN = ("cap", "runners", "threads", "lone_threads", "rows_per_s", "kv_type", "flash_attention")
 """What a trial or the settings choose: rows of a batch, runs at once, threads of each; of text, the cache."""
 
 Loaded = Mapping[tuple[str, str], EngineInfo | TensorInfo]
@@ -59,8 +59,17 @@ def _remembered(settings: Settings, version: Version, probes: Probes) -> Mapping
         trial = device.trial_of(settings, version.model, version.manifest.engine, about | kind)
         if trial is None:
             return {}
-        if trial.decided:
-            return trial.candidates[0]
-        if found := probes.recall(trial.engine, str(version.path), trial.basic, trial.candidates):
-            return device.with_speed(*found) if trial.engine == "onnx" else found.choice
+        found = _recalled(probes, trial, version)
+        if found.choice and trial.engine == "onnx":
+            lone = device.lone_trial(settings, version.model, trial.basic, found, version.size)
+            return {**device.with_speed(*found), **_recalled(probes, lone, version).choice}
+        if found.choice:
+            return found.choice
     return {}
+
+
+def _recalled(probes: Probes, trial: device.Trial, version: Version) -> Measured:
+    if trial.decided:
+        return Measured(trial.candidates[0], None)
+    known = probes.recall(trial.engine, str(version.path), trial.basic, trial.candidates)
+    return known or Measured({}, None)

@@ -39,6 +39,7 @@ class ModelSettings(BaseModel):
     # Tensors
     cap: int | None = Field(default=None, ge=1, le=256)  # rows of a batch; None: by trial
     runners: int | None = Field(default=None, ge=1, le=64)  # runs at once; None: by trial
+    lone_threads: int | None = Field(default=None, ge=1)  # of a run that is alone; None: by trial
     opt_batch_size: int | None = Field(default=None, ge=1)
     delay_ms: float | None = Field(default=None, ge=0)
 

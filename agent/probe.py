@@ -43,9 +43,15 @@ class Probes:
         self._file = file
 
     async def choose(
-        self, engine: str, path: str, size: int, settings: Choice, candidates: list[Choice]
+        self,
+        engine: str,
+        path: str,
+        size: int,
+        settings: Choice,
+        candidates: list[Choice],
+        better: float = BETTER,
     ) -> Measured:
-        """The best candidate that works, the first where none can be told apart; {} where none works."""
+        """The best candidate that works, the first where none is `better`; {} where none works."""
         key = _key(engine, path, settings, candidates)
         known = await asyncio.to_thread(self._read)
         if key in known:
@@ -54,7 +60,7 @@ class Probes:
         if size > TIMED_BYTES:
             candidates, settings = candidates[:1], {**settings, "brief": True}
         try:
-            chosen = await self._try(engine, path, settings, candidates)
+            chosen = await self._try(engine, path, settings, candidates, better)
         except TimeoutError:
             log.warning("the engine's trial took too long: the first settings are used", **candidates[0])
             return Measured(candidates[0], None)
@@ -68,7 +74,9 @@ class Probes:
         known = self._read().get(_key(engine, path, settings, candidates))
         return Measured(**known) if known else None
 
-    async def _try(self, engine: str, path: str, settings: Choice, candidates: list[Choice]) -> Measured:
+    async def _try(
+        self, engine: str, path: str, settings: Choice, candidates: list[Choice], better: float
+    ) -> Measured:
         timed = await run_trials(engine, path, settings, candidates)
         if not timed:
             log.warning("the engine crashes with all of this CPU's features: trying without")
@@ -76,7 +84,7 @@ class Probes:
             return Measured({**candidates[0], **WITHOUT} if timed else {}, timed.get(0))
         first = timed.get(0)
         best = min(timed, key=lambda index: timed[index])
-        if first is not None and timed[best] > first * BETTER:
+        if first is not None and timed[best] > first * better:
             best = 0
         return Measured(candidates[best], timed[best])
 

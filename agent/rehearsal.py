@@ -12,7 +12,7 @@ from typing import Any
 from agent.engines.engine import EmbedPiece, Engine, EngineError, EngineFactory, Piece
 from agent.pace import LEAST, Pace
 from agent.request import Sampling
-from agent.tensor_trial import trials
+from agent.tensor_trial import lone_trials, of_lone, trials
 
 INSTALL = {"llama": "make install", "onnx": "pip install 'open-autoglm-edge[onnx]', or make install"}
 
@@ -92,6 +92,8 @@ def probe(engine: str, model: str, settings: dict[str, Any], candidates: list[di
 
     if "cap" in candidates[0]:
         timed = trials(load, candidates, settings.get("size") or Path(model).stat().st_size)
+    elif "lone_threads" in candidates[0]:
+        timed = lone_trials(lambda one: load(of_lone({**settings, **one})), candidates)
     else:
         timed = _rehearsals(load, candidates, bool(settings.get("brief")))
     for index, seconds in timed:

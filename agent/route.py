@@ -81,6 +81,8 @@ class Route:
 
     def choose(self, session: str) -> Live:
         """Whose turn it is with this caller. A canary that is not ready has no turns."""
+        if not self.canaries:
+            return self.stable
         at = places.place(self.model.name, session)
         canary = next((one for one in self.canaries if places.has(one.spans, at)), None)
         return canary if canary and canary.ready()[0] else self.stable

@@ -34,12 +34,14 @@ from agent.frames import (
     TensorsReady,
     ToAgent,
     ToWorker,
-    encode,
+    encode_onto,
 )
 from agent.telemetry import ModelTelemetry
 
 log = structlog.get_logger()
 
+_ROOM = memoryview(bytearray(256 * 1024))  # for what is received and taken in at once
+SLICE_S = 0.5  # a Worker's silence is counted in such, so that our own delays do not count
 BACKOFF = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before the next start, by deaths in a row
 
 
@@ -92,6 +94,7 @@ class Supervisor:
     _outgoing: bytearray = field(default_factory=bytearray)
     _trace: dict[str, str] = field(default_factory=dict)  # where the last life crashed, if it did
     _process: asyncio.subprocess.Process | None = None
+    _silent: bool = True  # nothing was heard since this was set
     _fruitful: bool = False  # this life has generated something: earlier deaths are paid for
     _stopping: bool = False
 
@@ -154,9 +157,9 @@ class Supervisor:
         if self._link is None:
             return
         first = not self._outgoing
-        self._outgoing += encode(frame)
-        if first:
-            self._flush()
+        encode_onto(self._outgoing, frame)
+        if first:  # with what else this turn of the loop brings: one call, and the Worker wakes once
+            asyncio.get_running_loop().call_soon(self._flush)
 
     async def _life(self) -> str:
         """One Worker from start to end: why it ended."""
@@ -167,22 +170,52 @@ class Supervisor:
         async with self._spawned() as link:
             if self._stopping:  # while it was being started
                 return "stopped"
-            reader = Reader(ToAgent)
-            while True:
+            ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._listen(link, began, ended)
+            waited = 0.0
+            while not ended.done():
                 limit = self.deadlines.silent_s if self.state is State.READY else self.deadlines.load_s
-                try:
-                    data = await self._receive(link, limit)
-                except TimeoutError:
+                if waited >= limit:
                     return f"hang: no heartbeat for {limit:g} s"
-                if not data:
-                    return await self._epitaph()
-                for frame in reader.feed(data):
-                    if isinstance(frame, Broken):
-                        return f"broken: {frame.reason}"
-                    self._heard(frame, began)
+                self._silent, slice_s = True, min(SLICE_S, limit - waited)
+                await asyncio.wait({ended}, timeout=slice_s)
+                self.progressed = time.monotonic()
+                waited = waited + slice_s if self._silent else 0.0
+            return ended.result() or await self._epitaph()
+
+    def _listen(self, link: socket.socket, began: float, ended: asyncio.Future[str]) -> None:
+        """Take in what the Worker says, as it comes. `ended`: why its life has, "" for the process's end."""
+        loop, reader = asyncio.get_running_loop(), Reader(ToAgent)
+
+        def read() -> None:
+            try:
+                reason = self._read(link, reader, began)
+            except Exception as error:  # noqa: BLE001 - whoever awaits it tells
+                ended.set_exception(error)
+            else:
+                if reason is None:
+                    return
+                ended.set_result(reason)
+            loop.remove_reader(link)
+
+        loop.add_reader(link, read)
+
+    def _read(self, link: socket.socket, reader: Reader, began: float) -> str | None:
+        """None: there will be more. ValueError: it does not speak our frames."""
+        try:
+            count = link.recv_into(_ROOM)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            count = 0
+        for frame in reader.feed(_ROOM[:count]):
+            if isinstance(frame, Broken):
+                return f"broken: {frame.reason}"
+            self._heard(frame, began)
+        return None if count else ""
 
     def _heard(self, frame: ToAgent, began: float) -> None:
-        self.progressed = time.monotonic()
+        self.progressed, self._silent = time.monotonic(), False
         match frame:
             case Loading():
                 self.share = frame.share
@@ -195,23 +228,6 @@ class Supervisor:
             case Beat() | Ran():
                 self._fruitful = self._fruitful or frame.fruitful
                 self.listener.worker_said(frame)
-
-    async def _receive(self, link: socket.socket, limit: float) -> bytes:
-        """Bytes of the Worker. TimeoutError: `limit` seconds of silence, our own delays not counted."""
-        loop = asyncio.get_running_loop()
-        waited = 0.0
-        pending = asyncio.ensure_future(loop.sock_recv(link, 1 << 20))
-        try:
-            while waited < limit:
-                slice_s = min(0.5, limit - waited)
-                await asyncio.wait({pending}, timeout=slice_s)
-                self.progressed = time.monotonic()
-                if pending.done():
-                    return _bytes_or_end(pending)
-                waited += slice_s
-            raise TimeoutError
-        finally:
-            pending.cancel()
 
     @contextlib.asynccontextmanager
     async def _spawned(self) -> AsyncIterator[socket.socket]:
@@ -231,6 +247,7 @@ class Supervisor:
             self._link, self._outgoing = ours, bytearray()
             yield ours
         finally:
+            asyncio.get_running_loop().remove_reader(ours)
             asyncio.get_running_loop().remove_writer(ours)
             self._link = None
             self._kill()
@@ -256,7 +273,7 @@ class Supervisor:
         return "hang: it closed its socket and stayed"
 
     def _flush(self) -> None:
-        if self._link is None:
+        if self._link is None or not self._outgoing:
             return
         loop = asyncio.get_running_loop()
         try:
@@ -287,10 +304,3 @@ class Supervisor:
     def _enter(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
         self.telemetry.ready(self.listener, state is State.READY)
-
-
-def _bytes_or_end(received: asyncio.Future[bytes]) -> bytes:
-    try:
-        return received.result()
-    except ConnectionResetError:
-        return b""

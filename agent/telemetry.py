@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -65,6 +66,7 @@ class ModelTelemetry:
     def __init__(self, of: _Families, name: str, version: str) -> None:
         self._families = of
         self._labels = {"model_name": name, "version": version}
+        self._finished = cache(lambda reason: of.finished.labels(**self._labels, finished_reason=reason))
         self.statistics = Statistics(version)
         self._running, self._waiting = self._mine(of.running), self._mine(of.waiting)
         self._waiting_tokens = self._mine(of.waiting_tokens)
@@ -104,7 +106,7 @@ class ModelTelemetry:
         return self._now.setdefault(id(lane), _Now())
 
     def finished(self, reason: str) -> None:
-        self._families.finished.labels(**self._labels, finished_reason=reason).inc()
+        self._finished(reason).inc()
 
     def failed(self, code: str) -> None:
         self._families.failed.labels(**self._labels, code=code).inc()

@@ -1,4 +1,7 @@
-"""Which way of running tensors is fastest here: rows of a batch, runs at once, threads of each run."""
+"""Which way of running tensors is fastest here: rows of a batch, runs at once, threads of each run.
+
+And whether a caller who is alone is better served by a session of its own, with all threads.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ Load = Callable[[Choice], TensorEngine]
 
 WINDOW_S = 0.08  # of a measurement, and one run at least
 ROUNDS = 3  # more of them, in turn, for the two that are best
+LONE_ROUNDS = 6
 WORSE = 0.95  # of the best speed so far: two caps in a row below it, and larger ones are not tried
 BUDGET_S = 10.0  # for a slow model: then what has been found decides
 SMALL = 256 << 20  # bytes of a model that may be loaded twice
@@ -71,6 +75,50 @@ def trials(load: Load, candidates: list[Choice], size: int) -> Iterator[tuple[in
     finalists = {index: runs for index in best if (runs := found[index][1])}
     for index, costs in in_turn(finalists, ROUNDS, until).items():
         yield index, min([*(one.wall for one in costs), found[index][0]])
+
+
+def of_lone(settings: Choice) -> Choice:
+    """Of the session that a batch has which is alone: its threads wait for each other by spinning.
+
+    They stop with the run, else they would take the cores from whoever is next.
+    """
+    threads = settings["lone_threads"] or settings["threads"]
+    return {**settings, "threads": threads, "runners": 1, "spin": threads > settings["threads"]}
+
+
+def lone_trials(load: Load, candidates: list[Choice]) -> Iterator[tuple[int, float | None]]:
+    """As `trials`: seconds of one row's run with nothing beside it.
+
+    The least of many, by turns: threads that compute together are slowed by any neighbour, one is not.
+    """
+    engines = {}
+    for index, candidate in enumerate(candidates):
+        try:
+            engines[index] = load(candidate)
+            _run_times(engines[index], 0.0)  # the first run is slower
+        except EngineError:
+            engines.pop(index, None)
+            yield index, None
+    until = time.monotonic() + BUDGET_S
+    least = dict.fromkeys(engines, float("inf"))
+    for turn in range(LONE_ROUNDS):
+        if turn and time.monotonic() > until:
+            break
+        for index, engine in engines.items():
+            least[index] = min(least[index], *_run_times(engine, WINDOW_S))
+    yield from least.items()
+
+
+def _run_times(engine: TensorEngine, seconds: float) -> list[float]:
+    """Of runs of one row for so long, one at least. EngineError."""
+    inputs, names = engine.example(1), [spec.name for spec in engine.info.outputs]
+    times: list[float] = []
+    until = time.monotonic() + seconds
+    while not times or time.monotonic() < until:
+        begun = time.perf_counter()
+        engine.run(inputs, names)
+        times.append(time.perf_counter() - begun)
+    return times
 
 
 def _climb(

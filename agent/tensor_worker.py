@@ -1,21 +1,24 @@
-"""The Worker of an Engine of tensors: one thread that hears, and runners that each take the next batch.
+"""The Worker of an Engine of tensors: threads that take turns to hear, and each run the batch that they took.
 
-onnxruntime lets other threads run while it computes, and two runs at once beat one run of two threads on
-small models. A batch that fails is run again one by one, so that nobody pays for a neighbour.
+Who hears what can be run passes the ear on and runs it, so that no batch waits for another thread to wake;
+one thread more than there are runs at once always hears. onnxruntime lets other threads run while it
+computes, and two runs at once beat one run of two threads on small models; a batch that is alone has the
+second session, with all threads, where the trial found that it pays. A batch that fails is run again one by
+one, so that nobody pays for a neighbour.
 """
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from agent import sharing
 from agent.batcher import Batcher, Item
 from agent.engines import tensors
 from agent.engines.engine import EngineError, TensorEngine
@@ -32,62 +35,114 @@ from agent.frames import (
     ToWorker,
 )
 from agent.link import AgentGone, send
+from agent.tensor_trial import of_lone
 
 IDLE_BEAT = 0.5  # seconds
+LEAST_WAIT = 0.001  # between looks at what is due, seconds
+ROOM = 256 * 1024  # bytes that are received at once: a socket has no more
 MOST_ANSWER = MAX_FRAME - (1 << 20)
-ARRANGED = ("cap", "runners", "opt_batch_size", "delay_ms", "rows_per_s")  # settings that `/status` shows
-
-
-@dataclass(slots=True)
-class _Runner:
-    since: float | None = None  # when its run began; None: it waits
+ARRANGED = ("cap", "runners", "lone_threads", "opt_batch_size", "delay_ms", "rows_per_s")
+"""Settings that `/status` shows."""
 
 
 class TensorWorker:
+    """`lone`: runs a batch that has the Worker to itself; None: `engine` does."""
+
     def __init__(
-        self, engine: TensorEngine, link: socket.socket, batcher: Batcher, runners: int, deadline_s: float
+        self,
+        engine: TensorEngine,
+        link: socket.socket,
+        batcher: Batcher,
+        runners: int,
+        deadline_s: float,
+        lone: TensorEngine | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine, self._lone = engine, lone or engine
         self._link = link
         self._incoming = select.poll()
         self._incoming.register(link, select.POLLIN)
         self._batcher = batcher
         self._deadline_s = deadline_s
         self._reader = Reader(ToWorker)
+        self._room = memoryview(bytearray(ROOM))
         self._asked: dict[str, Infer] = {}
-        self._news = threading.Condition()  # guards the batcher and what was asked
+        self._runners = runners
+        self._running: dict[int, float] = {}  # by thread, since when
+        self._ear = threading.Lock()  # who has it hears
+        self._guard = threading.Lock()  # of the batcher, what was asked, and what runs
         self._sending = threading.Lock()
-        self._runners = [_Runner() for _ in range(runners)]
         self._batches = engine.info.batches
-        self._beaten = 0.0  # when the agent last heard from this thread
-        self._stopping = False
+        self._beaten = 0.0  # when the agent last heard from who hears
+        self._over = threading.Event()
+        self._error: BaseException | None = None  # that ends the Worker
 
     def run(self) -> None:
         """Until the agent says stop. AgentGone; SystemExit where a run hangs."""
-        threads = [threading.Thread(target=self._serve, args=(one,), daemon=True) for one in self._runners]
+        threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._runners + 1)]
         for thread in threads:
             thread.start()
-        while not self._stopping:
-            self._receive()
-            self._look_after()
-        with self._news:
-            self._news.notify_all()
+        self._over.wait()
+        if self._error is not None:
+            raise self._error
         for thread in threads:
             thread.join()
 
-    # The thread that hears.
+    def _serve(self) -> None:
+        try:
+            while (taken := self._next()) is not None:
+                self._work(*taken)
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self._error = self._error or error
+            self._over.set()
 
-    def _receive(self) -> None:
-        if not self._incoming.poll(1000 * IDLE_BEAT):
+    def _work(self, batch: list[Infer], engine: TensorEngine) -> None:
+        begun = time.monotonic()
+        answered = self._answer(batch, engine)
+        seconds = time.monotonic() - begun
+        with self._guard:
+            del self._running[threading.get_ident()]
+        rows = sum(map(self._rows, batch))
+        for part in in_frames(answered):
+            self._send(Ran(part, rows, seconds, len(self._batcher)))
+            rows = 0  # told once
+
+    def _next(self) -> tuple[list[Infer], TensorEngine] | None:
+        """What this thread is to run, and by which session. None: the agent said stop."""
+        if taken := self._take():
+            return taken
+        with self._ear:
+            while not self._over.is_set():
+                self._hear()
+                self._look_after()
+                if taken := self._take():
+                    return taken
+        return None
+
+    def _take(self) -> tuple[list[Infer], TensorEngine] | None:
+        with self._guard:
+            if self._over.is_set() or len(self._running) == self._runners:
+                return None
+            if not (items := self._batcher.take(time.monotonic())):
+                return None
+            engine = self._engine if self._running or len(self._batcher) else self._lone
+            self._running[threading.get_ident()] = time.monotonic()
+            return [self._asked.pop(item.id) for item in items], engine
+
+    # Who hears.
+
+    def _hear(self) -> None:
+        """What the agent says next; nothing, where none comes soon."""
+        with self._guard:
+            due = self._batcher.due()  # it may have passed: all runners are busy
+        wait = IDLE_BEAT if due is None else min(IDLE_BEAT, max(LEAST_WAIT, due - time.monotonic()))
+        if not self._incoming.poll(1000 * wait):
             return
-        data = self._link.recv(1 << 20)
-        if not data:
+        count = self._link.recv_into(self._room)
+        if not count:
             raise AgentGone
-        frames = list(self._reader.feed(data))
-        with self._news:
-            for frame in frames:
+        with self._guard:
+            for frame in self._reader.feed(self._room[:count]):
                 self._handle(frame)
-            self._news.notify(len(frames))
 
     def _handle(self, frame: ToWorker) -> None:
         match frame:
@@ -98,7 +153,7 @@ class TensorWorker:
                 if self._batcher.remove(frame.id):
                     del self._asked[frame.id]
             case Stop():
-                self._stopping = True
+                self._over.set()
 
     def _item(self, frame: Infer) -> Item:
         rows = self._rows(frame)
@@ -118,63 +173,41 @@ class TensorWorker:
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        if any(one.since is not None and now - one.since > self._deadline_s for one in self._runners):
-            print(f"a run took longer than {self._deadline_s:g} s", file=sys.stderr)
-            raise SystemExit(4)
-        with self._news:
+        with self._guard:
+            hangs = any(now - since > self._deadline_s for since in self._running.values())
             late = self._batcher.late(now)
             for item in late:
                 del self._asked[item.id]
             waiting = len(self._batcher)
+        if hangs:
+            print(f"a run took longer than {self._deadline_s:g} s", file=sys.stderr)
+            raise SystemExit(4)
         if late or now - self._beaten >= IDLE_BEAT:
             self._beaten = now
             text = "the deadline has passed"
             self._send(Ran([_refused(one.id, "deadline_exceeded", text) for one in late], waiting=waiting))
 
-    # The runners.
+    # A run.
 
-    def _serve(self, me: _Runner) -> None:
-        with contextlib.suppress(AgentGone):  # the other thread finds out
-            while (batch := self._next(me)) is not None:
-                begun = time.monotonic()
-                answered = self._answer(batch)
-                now = time.monotonic()
-                me.since = None
-                rows = sum(map(self._rows, batch))
-                for part in in_frames(answered):
-                    self._send(Ran(part, rows, now - begun, len(self._batcher)))
-                    rows = 0  # told once
-
-    def _next(self, me: _Runner) -> list[Infer] | None:
-        with self._news:
-            while not self._stopping:
-                now = time.monotonic()
-                if items := self._batcher.take(now):
-                    me.since = now
-                    return [self._asked.pop(item.id) for item in items]
-                due = self._batcher.due()
-                self._news.wait(None if due is None else max(0.0, due - now))
-        return None
-
-    def _answer(self, batch: Sequence[Infer]) -> list[Answered]:
+    def _answer(self, batch: Sequence[Infer], engine: TensorEngine) -> list[Answered]:
         try:
-            return self._run(batch)
+            return self._run(batch, engine)
         except EngineError as error:
             if len(batch) == 1:
                 return [_refused(batch[0].id, "invalid_request", str(error))]
         except Exception as error:  # noqa: BLE001 - the runner has others to serve
             if len(batch) == 1:
                 return [_refused(batch[0].id, "internal_error", f"{type(error).__name__}: {error}"[:500])]
-        return [answer for one in batch for answer in self._answer([one])]
+        return [answer for one in batch for answer in self._answer([one], engine)]
 
-    def _run(self, batch: Sequence[Infer]) -> list[Answered]:
-        names = batch[0].outputs or tuple(spec.name for spec in self._engine.info.outputs)
+    def _run(self, batch: Sequence[Infer], engine: TensorEngine) -> list[Answered]:
+        names = batch[0].outputs or tuple(spec.name for spec in engine.info.outputs)
         parts = [[tensors.to_array(tensor) for tensor in one.inputs] for one in batch]
         inputs = {
             tensor.name: tensors.together([part[at] for part in parts])
             for at, tensor in enumerate(batch[0].inputs)
         }
-        found = self._engine.run(inputs, names)
+        found = engine.run(inputs, names)
         if len(batch) == 1:
             return [Answered(batch[0].id, tuple(map(tensors.to_tensor, names, found)))]
         answered, start = [], 0
@@ -216,9 +249,13 @@ def in_frames(answered: Sequence[Answered]) -> Iterator[list[Answered]]:
     yield part
 
 
-def serve_tensors(engine: TensorEngine, link: socket.socket, settings: dict[str, Any]) -> None:
-    """Say how it will be run, then do. Raises as `TensorWorker.run` does."""
+def serve_tensors(
+    engine: TensorEngine, load: Callable[[dict[str, Any]], Any], link: socket.socket, settings: dict[str, Any]
+) -> None:
+    """Say how it will be run, then do. `load`: another session. EngineError, and as `TensorWorker.run`."""
+    lone: TensorEngine | None = load(of_lone(settings)) if settings.get("lone_threads") else None
+    sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
     details = {name: settings.get(name) for name in ARRANGED}
     send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details})))
     batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
-    TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"]).run()
+    TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"], lone).run()

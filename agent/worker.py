@@ -244,13 +244,13 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
 
     try:
         progress(0.0)
-        loaded = engine_factory(engine)(model, settings, progress)
+        load = engine_factory(engine)
+        loaded = load(model, settings, progress)
         if isinstance(loaded, RemoteEngine):
             sharing.take_share(settings.get("cpu_share", 1.0))
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
-            sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
-            serve_tensors(loaded, link, settings)
+            serve_tensors(loaded, lambda how: load(model, how, progress), link, settings)
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")

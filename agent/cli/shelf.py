@@ -76,7 +76,8 @@ def _runs_by(chosen: dict[str, Any]) -> str:
     """What this device's trial chose, or the settings did; "" where it was never loaded here."""
     if "cap" in chosen:
         speed = f", {chosen['rows_per_s']:.0f} rows/s" if chosen.get("rows_per_s") else ""
-        return f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}{speed}"
+        alone = f", alone on {chosen['lone_threads']}" if chosen.get("lone_threads") else ""
+        return f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}{alone}{speed}"
     if "kv_type" in chosen:
         return f"KV {chosen['kv_type']}, flash {chosen['flash_attention']}"
     return ""

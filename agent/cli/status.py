@@ -84,6 +84,8 @@ def _engine(model: Told) -> str:
     details = model.get("details", {})
     if "cap" in details:
         ways = f"{details['runners']} at once, {details['threads']} threads each"
+        if lone := details.get("lone_threads"):
+            ways += f", {lone} for one that is alone"
         return f"{says}, batches of {details['cap']}, {ways}"
     if "slots" not in model:
         return says

@@ -1,7 +1,8 @@
 """ONNX Runtime. Nothing else imports onnxruntime, and this only in a Worker.
 
-Settings (a mapping): threads (of one run), runners (runs at once), gpu (false: the CPU alone), and where
-the Version has a pipeline: pipeline (as the Manifest has it), folder (of its files).
+Settings (a mapping): threads (of one run), runners (runs at once), spin (true: threads wait for each other by
+spinning, within a run), gpu (false: the CPU alone), and where the Version has a pipeline: pipeline (as the
+Manifest has it), folder (of its files).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class OnnxEngine:
         options.intra_op_num_threads = int(settings["threads"])
         options.inter_op_num_threads = 1
         # Threads that spin between runs take the cores from other runners, and from other Workers.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.get("spin", 0))))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         there = ort.get_available_providers()
         wanted = [one for one in PROVIDERS if one in there and (settings.get("gpu", True) or "CPU" in one)]
         try:

@@ -195,8 +195,12 @@ def test_a_second_copy_of_the_weights_is_counted_where_llama_cpp_makes_one_for_t
     assert copies("smollm2", "amx_int8") > 80  # and the embedding, which is the output's matrix too
 
 
-async def test_the_need_of_a_model_of_tensors_is_predicted_within_a_quarter(magika: Offered) -> None:
+@pytest.mark.parametrize("lone_threads", [None, 2])
+async def test_the_need_of_a_model_of_tensors_is_predicted_within_a_quarter(
+    magika: Offered, lone_threads: int | None
+) -> None:
     how = {"threads": 1, "runners": 2, "gpu": False, "cap": 1, "opt_batch_size": 1, "delay_ms": 0.0}
+    how["lone_threads"] = lone_threads
     row = Tensor("bytes", "INT32", (1, 2048), bytes(4 * 2048))
     work = [Infer(str(at), (row,), (), 5, None) for at in range(8)]
     measured = await worked("onnx", magika, {**how, "run_deadline_s": 30}, work)

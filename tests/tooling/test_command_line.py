@@ -111,14 +111,16 @@ def test_models_shows_how_this_device_runs_each_with_an_agent_and_without(
     (loaded,) = json.loads(run("models", "--json", **there).stdout)
     chosen = loaded["chosen"]
     assert (loaded["engine"], loaded["loaded"]) == ("onnx", True)
-    assert chosen.keys() == {"cap", "runners", "threads", "rows_per_s"}
+    assert chosen.keys() - {"lone_threads"} == {"cap", "runners", "threads", "rows_per_s"}
     assert chosen.items() <= agent.status()["models"][0]["details"].items()
     assert f"batches of {chosen['cap']}, " in run("status", **there).stdout
     agent.stop()
     (at_rest,) = json.loads(run("models", "--json", **there).stdout)
     assert (at_rest["chosen"], at_rest["loaded"]) == (chosen, False)
     shown = run("models", **there).stdout.splitlines()
-    way = f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}, {chosen['rows_per_s']:.0f} rows/s"
+    alone = f", alone on {chosen['lone_threads']}" if "lone_threads" in chosen else ""
+    speed = f"{chosen['rows_per_s']:.0f} rows/s"
+    way = f"{chosen['cap']} x {chosen['runners']} x {chosen['threads']}{alone}, {speed}"
     assert shown[1].split("\t")[3:5] == ["onnx", way]
     ways = {name: {"cap": 3, "runners": 1, "threads": 1} for name in [at_rest["model"]]}
     (told,) = json.loads(run("models", "--json", **there, AUTOGLM_MODELS=json.dumps(ways)).stdout)

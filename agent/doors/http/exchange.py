@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agent.doors.http.errors import BodiesFull, BodyTimeout
 from agent.errors import TooLarge
+from agent.ids import new_id
 
 LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024 * 1024
@@ -40,7 +40,7 @@ class Exchange:
     ) -> None:
         self.headers: Mapping[str, str] = _headers(scope)
         asked = self.headers.get("x-request-id", "")
-        self.id = asked if _SANE_ID.fullmatch(asked) else f"req-{secrets.token_hex(8)}"
+        self.id = asked if _SANE_ID.fullmatch(asked) else new_id("req")
         self.status = 0  # of the response, once it has begun
         self.gone = False  # the client is
         self.started = time.monotonic()

@@ -11,6 +11,7 @@ import ipaddress
 import platform
 import time
 from collections.abc import Iterable
+from functools import cache
 from urllib.parse import urlsplit
 
 import structlog
@@ -37,10 +38,11 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, *, trusted: bool) -> None:
         self._app = app
         self._settings = settings
-        self._telemetry = telemetry
         self._trusted = trusted
         self._bodies = Bodies(BODIES * settings.max_body_bytes)
         self._access = Access(settings.api_keys)
+        self._counters = cache(telemetry.http_requests.labels)  # by route and status
+        self._log = log.bind()  # once: it costs more than most of the rest
         self._hosts = Hosts(settings.http_host, settings.allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,8 +87,8 @@ class Guard:
     def _note(self, scope: Scope, exchange: Exchange) -> None:
         status = 499 if exchange.gone and exchange.status == 0 else exchange.status or 500
         route = getattr(scope.get("route"), "path", "none")
-        self._telemetry.http_requests.labels(route=route, status=status).inc()
-        tell = log.info if scope["method"] == "POST" or status == 500 else log.debug
+        self._counters(route, status).inc()
+        tell = self._log.info if scope["method"] == "POST" or status == 500 else self._log.debug
         tell(
             "http request",
             method=scope["method"],
@@ -109,6 +111,7 @@ class Hosts:
         self._all = "*" in names
         self._extra = names
         self._names = names | {"localhost", bound.lower()}
+        self._fine: str | None = None  # the Host header that was let in last: mostly it is the same again
         self._any_address = is_everywhere(bound)
         if self._any_address:
             own = platform.node().lower()
@@ -116,8 +119,11 @@ class Hosts:
 
     def check(self, host: str) -> None:
         """Raises HostNotAllowed."""
+        if host == self._fine:
+            return
         name = _name(f"//{host}")
         if self._all or (name and name in self._names) or self._is_fine_address(name):
+            self._fine = host
             return
         shown = f"'{host[:100]}'" if host else "that is missing"
         raise HostNotAllowed(f"A Host header {shown} is refused; AUTOGLM_ALLOWED_HOSTS can allow it.")

@@ -19,6 +19,7 @@ from agent.errors import AgentError, BadRequest, Cancelled, ModelNotFound, TooLa
 from agent.tensor import Inference, Outputs
 from agent.tensor_lane import TensorTicket
 
+UNWATCHED_S = 0.02  # most answers are there by then, and a task for each would cost a tenth of its request
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LENGTH = HEADER_LENGTH.lower().encode()
 
@@ -103,19 +104,23 @@ def _plain(body: bytes, headers: dict[bytes, bytes], most: int) -> bytes:
 
 
 async def _outputs(ticket: TensorTicket, receive: Receive) -> Outputs:
-    """A client that goes away ends its Ticket."""
+    """A client that goes away ends its Ticket; who has the answer at once is not watched."""
+    watching: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         ticket.cancel()
 
-    watching = asyncio.ensure_future(watch())
+    loop = asyncio.get_running_loop()
+    later = loop.call_later(UNWATCHED_S, lambda: watching.append(loop.create_task(watch())))
     try:
         return await ticket.only()
     finally:
         ticket.cancel()
-        watching.cancel()
+        later.cancel()
+        for task in watching:
+            task.cancel()
 
 
 async def _respond(body: bytes, length: int | None, send: Send) -> None:

@@ -7,7 +7,6 @@ that name a `binary_data_size` follow in their order.
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import msgspec
 
 from agent.doors.inference_protocol import values
 from agent.errors import BadRequest
+from agent.ids import new_id
 from agent.tensor import SIZES, Inference, Tensor, elements
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -112,7 +112,7 @@ def inference(
         if unknown := NOT_HERE & about.keys():
             raise BadRequest(f"an output is asked for with '{min(unknown)}', which this node does not have")
     return Inference(
-        id=f"infer-{secrets.token_hex(8)}",
+        id=new_id("infer"),
         model=model,
         inputs=inputs,
         outputs=tuple(outputs),
