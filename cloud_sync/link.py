@@ -25,6 +25,7 @@ from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 HEARTBEAT_S = 300.0  # until the controller says otherwise
+HEALTH_S = 2.0  # how often is looked whether the node is as ready as was told
 SPREAD = 0.1  # of a heartbeat, at random
 RENEW_AT = 2 / 3  # of a certificate's life
 LOOK_S = 3600.0  # how often the certificate is looked at
@@ -41,6 +42,7 @@ class Link:
         self._follower = Follower(membership.folder, host)
         self._boot = secrets.token_hex(8)
         self._number = 0
+        self._told_ready = False
         self._heartbeat_s = HEARTBEAT_S
         self._fetch = asyncio.Event()
         self._renewed = asyncio.Event()
@@ -89,12 +91,18 @@ class Link:
             await self._until_news(self._heartbeat_s * random.uniform(1 - SPREAD, 1))  # noqa: S311
 
     async def _until_news(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._follower.news.wait()
+        """Of the document, or of the node's health; else until the heartbeat is due."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, HEALTH_S)):
+                    await self._follower.news.wait()
+            if self._follower.news.is_set() or self._host.facts().ready != self._told_ready:
+                return
 
     def _facts(self) -> Report:
         facts, twin = self._host.facts(), self._follower.twin
+        self._told_ready = facts.ready
         return Report(
             boot=self._boot,
             number=self._number,
