@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import socket
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from agent.crash import CrashFile
+from agent.crash import CrashFile, epitaph
 from agent.frames import (
     Beat,
     Broken,
@@ -264,12 +263,7 @@ class Supervisor:
             return "exit: before it began"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
-                code = await self._process.wait()
-                if code == -signal.SIGKILL:
-                    return "killed: by SIGKILL, likely for want of memory"
-                if code < 0:
-                    return f"crash: by signal {-code} ({signal.strsignal(-code) or 'real-time'})"
-                return f"exit: with status {code}"
+                return epitaph(await self._process.wait())
         return "hang: it closed its socket and stayed"
 
     def _flush(self) -> None:

@@ -19,7 +19,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "asyncpg": ("cloud_sync/controller/hints.py",),
     "cryptography": ("cloud_sync/identity.py", "cloud_sync/controller/tokens.py"),
     "fastapi": ("agent/doors/http/", "cloud_sync/controller/"),
-    "fastapi_offline": ("agent/doors/http/schema.py",),
+    "fastapi_offline": ("agent/doors/http/schema.py", "cloud_sync/controller/app.py"),
     "starlette": ("agent/doors/http/", "cloud_sync/controller/"),
     "uvicorn": ("agent/doors/http/", "cloud_sync/controller/wire.py"),
     "google": ("agent/doors/grpc/",),

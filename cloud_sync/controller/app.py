@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -20,7 +21,7 @@ log = structlog.get_logger()
 
 
 def create_app(controller: Controller) -> ASGIApp:
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Open-AutoGLM Edge controller", version=__version__, redirect_slashes=False, redoc_url=None
     )
     app.state.access = Access(controller.keys.authority, controller.keys.signing)

@@ -18,6 +18,7 @@ from agent.batcher import Batcher
 from agent.config import Settings
 from agent.engines.onnx import OnnxEngine
 from agent.frames import Infer, Ran, Reader, Stop, ToAgent, encode
+from agent.memory import Memory
 from agent.offered import Offered
 from agent.probe import Measured, Probes
 from agent.tensor import Tensor
@@ -147,7 +148,7 @@ async def test_whether_a_second_session_pays_is_tried_once_and_remembered(
 ) -> None:
     way = {"cap": 1, "runners": 2, "threads": 2}
     settings = Settings(data_dir=tmp_path, models={"magika": way}, gpu_layers=0)
-    first = await device.engine_settings(settings, offered(magika_path))
+    first = await device.engine_settings(settings, offered(magika_path), Memory(None))
     assert first["lone_threads"] in (None, 2)
     usual = device.trial_of(settings, "magika", "onnx", {})
     assert usual
@@ -159,7 +160,7 @@ async def test_whether_a_second_session_pays_is_tried_once_and_remembered(
     assert known
     assert known.choice == {"lone_threads": first["lone_threads"]}
     tried_at = probes.stat().st_mtime_ns
-    assert await device.engine_settings(settings, offered(magika_path)) == first
+    assert await device.engine_settings(settings, offered(magika_path), Memory(None)) == first
     assert probes.stat().st_mtime_ns == tried_at
 
 
