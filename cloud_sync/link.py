@@ -55,6 +55,7 @@ class Link:
             group.create_task(self._follower.run())
             while True:
                 self._renewed.clear()
+                self._membership = await asyncio.to_thread(Membership, self._membership.folder)
                 transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
                 try:
                     async with asyncio.TaskGroup() as connected:
@@ -84,11 +85,21 @@ class Link:
                 self._lost(error)
                 pause = _pause(pauses) if isinstance(error, LinkError) else REJECTED_S
                 pauses += 1
-                await asyncio.sleep(pause)
+                if await self._joins_anew(pause):
+                    return self._renewed.set()
                 continue
             pauses = 0
             self._answered(answer)
             await self._until_news(self._heartbeat_s * random.uniform(1 - SPREAD, 1))  # noqa: S311
+
+    async def _joins_anew(self, within_s: float) -> bool:
+        """Whether the machine was given another identity, by command."""
+        until = time.monotonic() + within_s
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, HEALTH_S))
+            if await asyncio.to_thread(self._membership.is_outdated):
+                return True
+        return False
 
     async def _until_news(self, seconds: float) -> None:
         """Of the document, or of the node's health; else until the heartbeat is due."""

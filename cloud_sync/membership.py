@@ -36,7 +36,7 @@ class Membership:
         try:
             self.fleet = Fleet.model_validate_json((folder / "fleet.json").read_bytes())
             self.ca.read_bytes()
-            self.identity.read_bytes()
+            self._read = self.identity.read_bytes()
         except FileNotFoundError:
             raise NotJoined("this machine is no node of a fleet: autoglm join URL --token TOKEN") from None
         except (OSError, ValidationError) as error:
@@ -50,6 +50,10 @@ class Membership:
         write_whole(folder / "fleet.json", fleet.model_dump_json(indent=2).encode())  # last: now it is true
         (folder / "joining.key").unlink(missing_ok=True)
         return cls(folder)
+
+    def is_outdated(self) -> bool:
+        """Whether the files have another identity now. OSError."""
+        return self.identity.read_bytes() != self._read
 
     def renew(self, identity: bytes) -> None:
         """Key and certificate (PEM) in the place of the former ones. OSError."""

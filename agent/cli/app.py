@@ -234,11 +234,14 @@ def join(
     token: Annotated[str, typer.Option(help="From: autoglm cloud token.")],
     name: Annotated[str | None, typer.Option(help="What the node is to be called; AUTOGLM_NODE.")] = None,
     label: Label = None,
+    again: Annotated[
+        bool, typer.Option("--again", metavar="", help="Though this machine is a node already.")
+    ] = False,
 ) -> None:
     """Make this machine a node of a fleet."""
     from agent.cli.cloud.join import join
 
-    join(url, token, name, label or [])
+    join(url, token, name, label or [], again)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,10 +11,11 @@ from sqlalchemy import select
 from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.errors import Invalid
+from cloud_sync.controller.joining import named, revoke_certificates
 from cloud_sync.controller.selectors import Selector
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
-from cloud_sync.controller.store.tables import Layer, Node
 from cloud_sync.settings import BadSettings, checked
 
 
@@ -30,6 +32,16 @@ class NodeRow(BaseModel):
     reported: dict[str, Any]
 
 
+class AuditRow(BaseModel):
+    id: int
+    at: float
+    actor: str
+    address: str
+    action: str
+    target: str
+    details: dict[str, Any]
+
+
 class Fleet:
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,6 +53,33 @@ class Fleet:
                 select(Node).where(Node.name > after, Node.state != "gone").order_by(Node.name).limit(limit)
             )
             return [_row(node, fleet.epoch) for node in await session.scalars(asked)]
+
+    async def label(self, actor: Actor, name: str, changes: Mapping[str, str | None]) -> int:
+        """How many documents changed: 1 or none. NotFound."""
+        async with self._store.write() as session:
+            node = await named(session, name)
+            labels = {**node.labels, **changes}
+            node.labels = {key: value for key, value in labels.items() if value is not None}
+            record(session, self._store.now(), actor, "node.labelled", name, changes=dict(changes))
+            return await desired.settle(session, [node])
+
+    async def revoke(self, actor: Actor, name: str) -> None:
+        """NotFound."""
+        async with self._store.write() as session:
+            node, now = await named(session, name), self._store.now()
+            node.state = "revoked"
+            await revoke_certificates(session, node.id, now)
+            fleet = await session.get_one(FleetRow, 1, with_for_update=True)
+            fleet.revision += 1
+            node.revision = fleet.revision  # its stream of hints is looked at, and ends
+            record(session, now, actor, "node.revoked", name)
+
+    async def audit(self, before: int, limit: int) -> list[AuditRow]:
+        async with self._store.read() as session:
+            asked = select(Audit).where(Audit.id < before).order_by(Audit.id.desc()).limit(limit)
+            return [
+                AuditRow.model_validate(row, from_attributes=True) for row in await session.scalars(asked)
+            ]
 
     async def layers(self) -> list[tuple[Selector, dict[str, Any]]]:
         async with self._store.read() as session:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync import identity
 from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.errors import Conflict, Forbidden, Invalid, Unauthorised
+from cloud_sync.controller.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.tables import Certificate, JoinToken, Node
 from cloud_sync.identity import Authority, BadIdentity, Holder
@@ -24,19 +24,25 @@ class Joining:
     def __init__(self, store: Store, authority: Authority, settings: ControllerSettings) -> None:
         self._store, self._authority, self._settings = store, authority, settings
 
-    async def new_token(self, actor: Actor, life_s: float, labels: Mapping[str, str]) -> str:
+    async def new_token(
+        self, actor: Actor, life_s: float, labels: Mapping[str, str], replaces: str | None
+    ) -> str:
+        """`replaces`: the node that the machine is to become, in place of the former one. NotFound."""
         token = Token.new(self._authority.fingerprint)
         async with self._store.write() as session:
             now = self._store.now()
+            former = await named(session, replaces) if replaces is not None else None
             row = JoinToken(
                 id=token.id,
                 digest=token.digest,
                 made_by=actor.name,
                 labels=dict(labels),
+                replaces=former.id if former else None,
                 expires_at=now + life_s,
             )
             session.add(row)
-            record(session, now, actor, "token.made", token.id, labels=dict(labels), life_s=life_s)
+            told = {"labels": dict(labels), "life_s": life_s, "replaces": replaces}
+            record(session, now, actor, "token.made", token.id, **told)
         return str(token)
 
     async def join(self, asked: Join, address: str) -> Joined:
@@ -48,10 +54,14 @@ class Joining:
             if token.node is not None:
                 node = await session.get_one(Node, token.node)
             else:
-                node = await self._new_node(session, asked, token, now)
-                token.used_at, token.used_by, token.node = now, key, node.id
                 actor = Actor(f"token:{token.id}", address)
-                record(session, now, actor, "node.joined", node.name, labels=node.labels)
+                if token.replaces is not None:
+                    node = await _replaced(session, token.replaces, now)
+                    record(session, now, actor, "node.replaced", node.name)
+                else:
+                    node = await self._new_node(session, asked, token, now)
+                    record(session, now, actor, "node.joined", node.name, labels=node.labels)
+                token.used_at, token.used_by, token.node = now, key, node.id
             certificate = await self._issue(session, asked.csr, node.id, key, now)
         return Joined(name=node.name, certificate=certificate)
 
@@ -90,7 +100,8 @@ class Joining:
         if await session.scalar(select(Node.id).where(Node.name == asked.name)):
             raise Conflict(
                 "name_taken",
-                f"there is a node {asked.name!r} already: join with another --name, or replace that one",
+                f"there is a node {asked.name!r} already: join with another --name, or in its place with"
+                f" a token of `autoglm cloud token --replace {asked.name}`",
             )
         node = Node(
             id=secrets.token_hex(8), name=asked.name, labels={**asked.labels, **token.labels}, joined_at=now
@@ -105,6 +116,30 @@ class Joining:
         certificate, holder = self._authority.issue_node(csr.encode(), node, now, life)
         session.add(Certificate(serial=holder.serial, node=node, key=key, not_after=holder.not_after))
         return certificate.decode()
+
+
+async def named(session: AsyncSession, name: str) -> Node:
+    """For a change. NotFound."""
+    asked = select(Node).where(Node.name == name, Node.state != "gone").with_for_update()
+    if node := await session.scalar(asked):
+        return node
+    raise NotFound("no_such_node", f"there is no node {name!r}: `autoglm cloud nodes` lists them")
+
+
+async def revoke_certificates(session: AsyncSession, node: str, now: float) -> None:
+    """All that were issued to the node so far."""
+    mine = update(Certificate).where(Certificate.node == node, Certificate.revoked_at.is_(None))
+    await session.execute(mine.values(revoked_at=now))
+
+
+async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
+    """The node, for another machine: what it is told stays, who it was counts no longer."""
+    node = await session.get_one(Node, id, with_for_update=True)
+    await revoke_certificates(session, id, now)
+    node.state = "active"
+    node.boot = node.former_boot = ""
+    node.number = node.former_number = 0
+    return node
 
 
 async def standing(session: AsyncSession, holder: Holder) -> Node:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -140,6 +143,80 @@ def test_two_machines_with_one_identity_are_found_and_must_join_anew(
     row = controller.until("twin", state="cloned")
     assert row["name"] == "twin"
     assert one.chat("still here").status_code == 200
+
+
+def test_a_revoked_node_is_out_within_seconds_and_a_machine_may_take_its_place(
+    controller: Controller, start_node: Callable[..., Agent]
+) -> None:
+    one = start_node(controller, "revoked", {"kind": "door"})
+    controller.configure("node:revoked", priority=4)
+    controller.until_observed("revoked")
+    controller.run("revoke", "revoked")
+    identity = one.data_dir / "cloud" / "identity.pem"
+    assert code(post(controller, identity, "/node/report", REPORT)) == (403, "revoked")
+    with controller.client(identity, role=None) as client:
+        assert code(client.get("/api/v1/node/hints")) == (403, "revoked")
+    assert one.chat("it serves on").status_code == 200
+    assert (
+        "--replace revoked"
+        in controller.try_to_join(one.data_dir / "x", "revoked", controller.token()).stderr
+    )
+    token = controller.run("token", "--replace", "revoked").stdout.strip()
+    assert controller.try_to_join(one.data_dir, "revoked", token).returncode == 1
+    assert controller.try_to_join(one.data_dir, "any", token, "--again").returncode == 0
+    controller.configure("node:revoked", priority=3)  # the running agent takes its new identity up
+    row = controller.until_observed("revoked", seconds=100)
+    assert (row["state"], row["labels"]) == ("active", {"kind": "door"})
+
+
+def test_a_stream_of_hints_ends_with_the_identity(controller: Controller, member: Path) -> None:
+    name = f"member-{member.parent.parent.name}"
+    with (
+        controller.client(member, role=None) as client,
+        client.stream("GET", "/api/v1/node/hints") as stream,
+    ):
+        lines = stream.iter_lines()
+        assert next(lines) == ": listening"
+        controller.run("revoke", name)
+        assert not [line for line in lines if line.startswith("event")]
+
+
+def test_labels_decide_which_layers_a_node_has(controller: Controller, tmp_path: Path) -> None:
+    controller.join(tmp_path, "labelled", area="north")
+    controller.configure("area=south", priority=1)
+    controller.configure("area=south,floor=2", priority=2)
+    with controller.client(tmp_path / "cloud" / "identity.pem", role=None) as node:
+
+        def settings() -> object:
+            return node.get("/api/v1/node/desired").json()["settings"]
+
+        assert settings() == {}
+        controller.run("label", "labelled", "area=south")
+        assert settings() == {"priority": 1}
+        controller.run("label", "labelled", "floor=2")
+        assert settings() == {"priority": 2}
+        controller.run("label", "labelled", "floor=", "area=")
+        assert settings() == {}
+    assert controller.run("label", "nobody", "a=b", check=False).returncode == 1
+
+
+def test_every_change_is_in_the_audit_log_which_is_only_added_to(
+    controller: Controller, tmp_path: Path
+) -> None:
+    controller.join(tmp_path, "audited")
+    controller.run("config", "set", "--node", "audited", "priority=7")
+    rows = json.loads(controller.run("audit", "--json", "--limit", "1000").stdout)
+    joined = next(row for row in rows if row["action"] == "node.joined" and row["target"] == "audited")
+    changed = next(row for row in rows if row["target"] == "node:audited")
+    assert joined["actor"].startswith("token:")
+    assert joined["address"] == "127.0.0.1"
+    assert changed["actor"].startswith("local:")
+    assert changed["details"] == {"changes": {"priority": 7}}
+    assert "config.changed" in controller.run("audit").stdout
+    with closing(sqlite3.connect(controller.data_dir / "controller.db")) as db:
+        for statement in ("DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"):
+            with pytest.raises(sqlite3.IntegrityError, match="only added to"):
+                db.execute(statement)
 
 
 def test_a_restart_is_no_clone(controller: Controller, start_node: Callable[..., Agent]) -> None:

@@ -109,9 +109,11 @@ class Controller:
         done = self.try_to_join(data_dir, name, self.token(**labels))
         assert done.returncode == 0, done.stderr
 
-    def try_to_join(self, data_dir: Path, name: str, token: str) -> subprocess.CompletedProcess[str]:
+    def try_to_join(
+        self, data_dir: Path, name: str, token: str, *more: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [AUTOGLM, "join", self.url, "--token", token, "--name", name],
+            [AUTOGLM, "join", self.url, "--token", token, "--name", name, *more],
             env={**self.variables, "AUTOGLM_DATA_DIR": str(data_dir)},
             capture_output=True,
             text=True,

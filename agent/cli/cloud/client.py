@@ -56,7 +56,7 @@ class Client:
                 f"the controller at {self.url} cannot be reached: {error}. {HOW_TO_START}"
             ) from None
         if response.is_success:
-            return response.json()
+            return response.json() if response.content else None
         try:
             message = response.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):

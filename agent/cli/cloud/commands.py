@@ -28,12 +28,13 @@ def serve() -> None:
 def token(
     life: Annotated[str, typer.Option(help="How long it may be used: 30m, 1h, 7d.")] = "1h",
     label: Label = None,
+    replace: Annotated[str | None, typer.Option(help="The node that the machine takes the place of.")] = None,
     json: Json = False,
 ) -> None:
     """Make a token, with which one machine may join. It is shown once."""
     from agent.cli.cloud.fleet import token
 
-    token(life, label or [], json)
+    token(life, label or [], replace, json)
 
 
 @cloud.command()
@@ -42,6 +43,35 @@ def nodes(json: Json = False) -> None:
     from agent.cli.cloud.fleet import nodes
 
     nodes(json)
+
+
+@cloud.command()
+def label(
+    node: Annotated[str, typer.Argument(help="A node.")],
+    labels: Annotated[list[str], typer.Argument(help="key=value; key= takes it away.")],
+) -> None:
+    """Change a node's labels, and with them its settings."""
+    from agent.cli.cloud.fleet import label
+
+    label(node, labels)
+
+
+@cloud.command()
+def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
+    """Let a node's identity count no longer. It serves on, alone."""
+    from agent.cli.cloud.fleet import revoke
+
+    revoke(node)
+
+
+@cloud.command()
+def audit(
+    limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=1000)] = 50, json: Json = False
+) -> None:
+    """Who changed what, when, from where: the newest first."""
+    from agent.cli.cloud.fleet import audit
+
+    audit(limit, json)
 
 
 @config.command("show")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
@@ -12,12 +14,13 @@ from agent.cli.screen import out, print_json, table
 from agent.duration import seconds
 
 
-def token(life: str, label: list[str], json: bool) -> None:
+def token(life: str, label: list[str], replace: str | None, json: bool) -> None:
     try:
         life_s = float(seconds(life))
     except ValueError as error:
         raise UsageError(f"--life {error}") from None
-    made = Client().post("/tokens", {"life_s": life_s, "labels": pairs.labels(label)})
+    asked = {"life_s": life_s, "labels": pairs.labels(label), "replaces": replace}
+    made = Client().post("/tokens", asked)
     if json:
         print_json(made)
     else:
@@ -30,6 +33,27 @@ def nodes(json: bool) -> None:
         return print_json(rows)
     heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "LABELS")
     table(heads, [_row(one, time.time()) for one in rows])
+
+
+def label(node: str, given: list[str]) -> None:
+    labels = {key: value or None for key, value in pairs.labels(given).items()}
+    Client().patch(f"/nodes/{quote(node)}/labels", {"labels": labels})
+    out.print(f"{node} has its labels", markup=False)
+
+
+def revoke(node: str) -> None:
+    Client().post(f"/nodes/{quote(node)}/revoke", {})
+    out.print(
+        f"{node} is revoked: autoglm cloud token --replace {node} lets a machine take its place", markup=False
+    )
+
+
+def audit(limit: int, json: bool) -> None:
+    rows = Client().get("/audit", limit=limit)
+    if json:
+        return print_json(rows)
+    heads = ("WHEN", "WHO", "FROM", "WHAT", "TO", "DETAILS")
+    table(heads, [_entry(one) for one in rows])
 
 
 def show(json: bool) -> None:
@@ -52,6 +76,12 @@ def change(given: list[str], to: str | None, node: str | None, json: bool) -> No
     if json:
         return print_json(changed)
     out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
+
+
+def _entry(row: dict[str, Any]) -> tuple[str, ...]:
+    when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    details = ", ".join(f"{key}={value}" for key, value in row["details"].items() if value not in (None, {}))
+    return (when, row["actor"], row["address"], row["action"], row["target"], details)
 
 
 def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from agent.cli.cloud.pairs import labels
 from agent.cli.errors import CommandError, UsageError
@@ -11,15 +10,15 @@ from agent.cli.node import load_settings
 from agent.cli.screen import err
 
 
-def join(url: str, token: str, name: str | None, label: list[str]) -> None:
+def join(url: str, token: str, name: str | None, label: list[str], again: bool) -> None:
     from cloud_sync.joining import join
     from cloud_sync.transports.transport import LinkError, Rejected
 
     settings = load_settings()
     if not url.startswith("https://"):
         raise UsageError("the controller's URL begins with https://")
-    if (settings.cloud_dir / "fleet.json").exists():
-        raise CommandError(f"this machine is a node already: {_fleet(settings.cloud_dir)}")
+    if (settings.cloud_dir / "fleet.json").exists() and not again:
+        raise CommandError("this machine is a node already; --again lets it join anew, as another")
     try:
         made = asyncio.run(join(url, token, name or settings.node, labels(label), settings.cloud_dir))
     except ValueError as error:
@@ -29,7 +28,3 @@ def join(url: str, token: str, name: str | None, label: list[str]) -> None:
     except (LinkError, OSError) as error:
         raise CommandError(f"the controller at {url} cannot be reached: {error}") from None
     err.print(f"This machine is now the node {made.fleet.name}. Serve with: autoglm serve", markup=False)
-
-
-def _fleet(folder: Path) -> str:
-    return f"{folder} says of which"

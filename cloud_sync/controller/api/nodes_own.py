@@ -10,8 +10,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from cloud_sync.controller.access import NodeHolder, address
 from cloud_sync.controller.core import Controller
-from cloud_sync.controller.hints import Listener
+from cloud_sync.controller.errors import Refused
 from cloud_sync.controller.joining import standing
+from cloud_sync.identity import Holder
 from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renewed, Report
 
 HINT_S = 60.0  # how often a stream without news shows that it lives
@@ -54,20 +55,29 @@ def routes(controller: Controller) -> APIRouter:
     @router.get("/node/hints", response_class=StreamingResponse)
     async def hints(holder: NodeHolder) -> StreamingResponse:
         """Server-sent events: `desired`, with the generation that is to be fetched."""
-        async with controller.store.read() as session:
-            await standing(session, holder)
-        return StreamingResponse(_stream(controller, holder.node), media_type="text/event-stream")
+        await _stands(controller, holder)
+        return StreamingResponse(_stream(controller, holder), media_type="text/event-stream")
 
     return router
 
 
-async def _stream(controller: Controller, node: str) -> AsyncIterator[bytes]:
-    with controller.hints.listening(node) as listener:
+async def _stands(controller: Controller, holder: Holder) -> None:
+    """Refused."""
+    async with controller.store.read() as session:
+        await standing(session, holder)
+
+
+async def _stream(controller: Controller, holder: Holder) -> AsyncIterator[bytes]:
+    """Until the identity counts no longer."""
+    with controller.hints.listening(holder.node) as listener:
         yield b": listening\n\n"
         while True:
-            yield await _event(listener)
-
-
-async def _event(listener: Listener) -> bytes:
-    generation = await listener.next(HINT_S)
-    return b":\n\n" if generation is None else b"event: desired\ndata: %d\n\n" % generation
+            generation = await listener.next(HINT_S)
+            if generation is None:
+                yield b":\n\n"
+                continue
+            try:
+                await _stands(controller, holder)
+            except Refused:
+                return
+            yield b"event: desired\ndata: %d\n\n" % generation

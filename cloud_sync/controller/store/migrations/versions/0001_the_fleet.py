@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 revision = "0001"
 down_revision = None
 
+KEPT = "the audit log is only added to"
 _json = sa.JSON().with_variant(JSONB(), "postgresql")
 _int = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
@@ -86,4 +87,23 @@ def upgrade() -> None:
         sa.Column("target", sa.Text, nullable=False),
         sa.Column("details", _json, nullable=False),
         sa.PrimaryKeyConstraint("id", name="audit_pkey"),
+    )
+    for what in ("UPDATE", "DELETE"):
+        _refuse_on_audit(what)
+
+
+def _refuse_on_audit(what: str) -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            f"CREATE TRIGGER audit_{what.lower()} BEFORE {what} ON audit"
+            f" BEGIN SELECT RAISE(ABORT, '{KEPT}'); END"
+        )
+        return
+    op.execute(
+        "CREATE OR REPLACE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{KEPT}'; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER audit_{what.lower()} BEFORE {what} ON audit"
+        " FOR EACH STATEMENT EXECUTE FUNCTION audit_is_kept()"
     )
