@@ -103,10 +103,13 @@ install_test_tools() {
     command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
     command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
     [ ${#missing[@]} = 0 ] && return
     install_packages "${missing[@]}"
     # Debian starts a fresh mosquitto on port 1883, where the agent's embedded broker wants to be.
     case " ${missing[*]} " in *" mosquitto "*) systemctl disable --now mosquitto >/dev/null 2>&1 || true ;; esac
+    # The tests start a PostgreSQL of their own; the cluster that Debian makes is nobody's.
+    case " ${missing[*]} " in *" postgresql "*) systemctl disable --now postgresql >/dev/null 2>&1 || true ;; esac
 }
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.support.controller import Controller
+from tests.support.postgres import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -15,10 +16,10 @@ def start_controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
     """`start_controller(AUTOGLM_CLOUD_X="...")`: one of the test's own, on SQLite unless told."""
     started: list[Controller] = []
 
-    def start(**settings: str) -> Controller:
+    def start(*, ready: bool = True, **settings: str) -> Controller:
         one = Controller(tmp_path_factory.mktemp("controller"), settings)
         started.append(one)
-        return one.start()
+        return one.start() if ready else one
 
     yield start
     for one in started:
@@ -26,9 +27,27 @@ def start_controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
 
 
 @pytest.fixture(scope="session")
-def controller(start_controller: Callable[..., Controller]) -> Controller:
+def postgres() -> Iterator[Postgres]:
+    one = Postgres()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """The setting of a new database: tests that use it run on both kinds."""
+    if request.param == "sqlite":
+        return dict
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return lambda: {"AUTOGLM_CLOUD_DATABASE_URL": postgres.database()}
+
+
+@pytest.fixture(scope="session")
+def controller(
+    start_controller: Callable[..., Controller], database: Callable[[], dict[str, str]]
+) -> Controller:
     """One that many tests share: each takes node names and labels of its own, and never sets `all`."""
-    return start_controller()
+    return start_controller(**database())
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +57,16 @@ def start_node(
     """`start_node(controller, "name", labels={...}, AUTOGLM_X="...")`: an agent with the echo Engine."""
 
     def start(
-        controller: Controller, name: str, labels: dict[str, str] | None = None, **settings: str
+        controller: Controller,
+        name: str,
+        labels: dict[str, str] | None = None,
+        address: str = "",
+        **settings: str,
     ) -> Agent:
         data_dir = tmp_path_factory.mktemp(name)
-        controller.join(data_dir, name, **(labels or {}))
+        token = controller.token(**(labels or {}))
+        joined = controller.try_to_join(data_dir, name, token, address=address)
+        assert joined.returncode == 0, joined.stderr
         return start_agent(data_dir=data_dir, **settings)
 
     return start

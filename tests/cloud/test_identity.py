@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from cloud_sync import identity
 from cloud_sync.identity import DAY, Authority, new_authority
@@ -200,7 +199,7 @@ def test_labels_decide_which_layers_a_node_has(controller: Controller, tmp_path:
     assert controller.run("label", "nobody", "a=b", check=False).returncode == 1
 
 
-def test_every_change_is_in_the_audit_log_which_is_only_added_to(
+async def test_every_change_is_in_the_audit_log_which_is_only_added_to(
     controller: Controller, tmp_path: Path
 ) -> None:
     controller.join(tmp_path, "audited")
@@ -213,10 +212,9 @@ def test_every_change_is_in_the_audit_log_which_is_only_added_to(
     assert changed["actor"].startswith("local:")
     assert changed["details"] == {"changes": {"priority": 7}}
     assert "config.changed" in controller.run("audit").stdout
-    with closing(sqlite3.connect(controller.data_dir / "controller.db")) as db:
-        for statement in ("DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"):
-            with pytest.raises(sqlite3.IntegrityError, match="only added to"):
-                db.execute(statement)
+    for statement in ("DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"):
+        with pytest.raises(DBAPIError, match="only added to"):
+            await controller.execute(statement)
 
 
 def test_a_restart_is_no_clone(controller: Controller, start_node: Callable[..., Agent]) -> None:

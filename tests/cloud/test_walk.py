@@ -13,8 +13,10 @@ from tests.support.controller import Controller
 
 
 @pytest.fixture(scope="module")
-def controller(start_controller: Callable[..., Controller]) -> Controller:
-    return start_controller(AUTOGLM_CLOUD_HEARTBEAT_S="2")
+def controller(
+    start_controller: Callable[..., Controller], database: Callable[[], dict[str, str]]
+) -> Controller:
+    return start_controller(AUTOGLM_CLOUD_HEARTBEAT_S="2", **database())
 
 
 @pytest.fixture(scope="module")

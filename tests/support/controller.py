@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import text
 
 from cloud_sync.controller import tokens
+from cloud_sync.controller.store import open_store
 from cloud_sync.transports.https import pinned
 from tests.support.agent import free_port
 
@@ -110,10 +112,10 @@ class Controller:
         assert done.returncode == 0, done.stderr
 
     def try_to_join(
-        self, data_dir: Path, name: str, token: str, *more: str
+        self, data_dir: Path, name: str, token: str, *more: str, address: str = ""
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [AUTOGLM, "join", self.url, "--token", token, "--name", name, *more],
+            [AUTOGLM, "join", address or self.url, "--token", token, "--name", name, *more],
             env={**self.variables, "AUTOGLM_DATA_DIR": str(data_dir)},
             capture_output=True,
             text=True,
@@ -123,6 +125,19 @@ class Controller:
     def nodes(self) -> dict[str, dict[str, Any]]:
         with self.client() as client:
             return {row["name"]: row for row in client.get("/api/v1/nodes").json()}
+
+    async def execute(self, statement: str) -> None:
+        """Whoever has the database itself may try."""
+        store = await open_store(self.environment.get("AUTOGLM_CLOUD_DATABASE_URL", self._sqlite))
+        try:
+            async with store.write() as session:
+                await session.execute(text(statement))
+        finally:
+            await store.close()
+
+    @property
+    def _sqlite(self) -> str:
+        return f"sqlite:///{self.data_dir / 'controller.db'}"
 
     def configure(self, selector: str, **settings: Any) -> httpx.Response:
         with self.client() as client:
