@@ -16,5 +16,5 @@ class Controller:
         self.settings, self.store, self.keys = settings, store, keys
         self.joining = Joining(store, keys.authority, settings)
         self.reports = Reports(store, settings)
-        self.fleet = Fleet(store)
+        self.fleet = Fleet(store, settings)
         self.hints = Hints(store)

@@ -10,18 +10,23 @@ from sqlalchemy import select
 
 from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
+from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
 from cloud_sync.controller.joining import named, revoke_certificates
+from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
 from cloud_sync.settings import BadSettings, checked
 
+MISSED = 3  # heartbeats in a row, and a node is lost
+
 
 class NodeRow(BaseModel):
     name: str
     state: str
+    """active, lost (its last heartbeats did not come), cloned, revoked."""
     labels: dict[str, str]
     address: str
     seen_at: float | None
@@ -43,8 +48,8 @@ class AuditRow(BaseModel):
 
 
 class Fleet:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, settings: ControllerSettings) -> None:
+        self._store, self._settings = store, settings
 
     async def nodes(self, after: str, limit: int) -> list[NodeRow]:
         async with self._store.read() as session:
@@ -52,7 +57,7 @@ class Fleet:
             asked = (
                 select(Node).where(Node.name > after, Node.state != "gone").order_by(Node.name).limit(limit)
             )
-            return [_row(node, fleet.epoch) for node in await session.scalars(asked)]
+            return [self._row(node, fleet.epoch) for node in await session.scalars(asked)]
 
     async def label(self, actor: Actor, name: str, changes: Mapping[str, str | None]) -> int:
         """How many documents changed: 1 or none. NotFound."""
@@ -98,19 +103,20 @@ class Fleet:
             record(session, self._store.now(), actor, "config.changed", str(selector), changes=changes)
         return changed
 
-
-def _row(node: Node, epoch: int) -> NodeRow:
-    return NodeRow(
-        name=node.name,
-        state=node.state,
-        labels=node.labels,
-        address=node.address,
-        seen_at=node.seen_at,
-        epoch=epoch,
-        generation=node.generation,
-        observed_generation=node.observed_generation,
-        reported=node.reported,
-    )
+    def _row(self, node: Node, epoch: int) -> NodeRow:
+        silent_s = self._store.now() - node.seen_at if node.seen_at is not None else 0.0
+        lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, self._settings)
+        return NodeRow(
+            name=node.name,
+            state="lost" if lost else node.state,
+            labels=node.labels,
+            address=node.address,
+            seen_at=node.seen_at,
+            epoch=epoch,
+            generation=node.generation,
+            observed_generation=node.observed_generation,
+            reported=node.reported,
+        )
 
 
 def _patched(below: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

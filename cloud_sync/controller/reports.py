@@ -38,7 +38,9 @@ class Reports:
                     )
         if cloned:  # and committed
             raise Forbidden("cloned", "two machines use this identity: each must join anew")
-        return Answer(epoch=fleet.epoch, generation=node.generation, heartbeat_s=self._heartbeat(node))
+        return Answer(
+            epoch=fleet.epoch, generation=node.generation, heartbeat_s=heartbeat_s(node, self._settings)
+        )
 
     async def desired(self, holder: Holder) -> Desired:
         """Refused."""
@@ -49,11 +51,13 @@ class Reports:
             epoch=fleet.epoch,
             generation=node.generation,
             settings=node.desired,
-            heartbeat_s=self._heartbeat(node),
+            heartbeat_s=heartbeat_s(node, self._settings),
         )
 
-    def _heartbeat(self, node: Node) -> float:
-        return float(node.desired.get("heartbeat_s") or self._settings.heartbeat_s)
+
+def heartbeat_s(node: Node, settings: ControllerSettings) -> float:
+    """How often the node is to report."""
+    return float(node.desired.get("heartbeat_s") or settings.heartbeat_s)
 
 
 def _is_cloned(node: Node, report: Report) -> bool:

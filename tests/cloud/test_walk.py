@@ -16,7 +16,7 @@ from tests.support.controller import Controller
 def controller(
     start_controller: Callable[..., Controller], database: Callable[[], dict[str, str]]
 ) -> Controller:
-    return start_controller(AUTOGLM_CLOUD_HEARTBEAT_S="2", **database())
+    return start_controller(AUTOGLM_CLOUD_HEARTBEAT_S="1", **database())
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,16 @@ def test_with_the_cable_out_all_goes_on_and_a_restart_serves_as_before(
     controller.until_observed("walker")
     node.wait("/readyz")
     assert node.status()["settings"]["max_batch_size"] == 6
+
+
+def test_a_node_whose_heartbeats_do_not_come_is_lost_until_it_is_back(
+    controller: Controller, node: Agent
+) -> None:
+    node.kill()
+    controller.until("walker", state="lost")
+    assert "lost" in controller.run("nodes").stdout
+    node.restart()
+    controller.until("walker", state="active")
 
 
 def test_what_is_no_setting_is_refused_with_its_name(controller: Controller) -> None:
