@@ -1,3 +1,5 @@
 """The edge agent: doors, serving, supervisor and the Workers that run models."""
 
-__version__ = "0.1.0"
+from cloud_sync import __version__
+
+__all__ = ["__version__"]

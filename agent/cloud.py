@@ -58,14 +58,16 @@ class Cloud:
 
     # What the link asks: cloud_sync.host.Host.
 
+    def ready(self) -> tuple[bool, str]:
+        return self._agent.serving.ready()
+
     def facts(self) -> Facts:
-        ready, reason = self._agent.serving.ready()
         rows = self._agent.serving.status()["models"]
         models = [
             ModelReport(name=row["name"], version=row["version"], state=row["worker"]["state"])
             for row in rows
         ]
-        return Facts(__version__, time.monotonic() - self._began, ready, reason, models)
+        return Facts(__version__, time.monotonic() - self._began, models)
 
     async def apply(self, settings: dict[str, Any]) -> dict[str, Item]:
         """A setting that was taken away becomes what it is without the cloud."""

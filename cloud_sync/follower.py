@@ -39,17 +39,16 @@ class Follower:
             await self._keep(self.twin.started())
         self._work.set()
 
-    async def heard(self, desired: Desired) -> bool:
-        """Whether it is newer than what is known; then it is on trial, and kept. OSError."""
+    async def heard(self, desired: Desired) -> None:
+        """One that is newer than what is known is kept, and on trial. OSError."""
         after = self.twin.heard(desired, contact=self.contact is not None)
         if after is None:
-            return False
+            return
         log.info("desired", epoch=desired.epoch, generation=desired.generation)
         if self.twin.trial is None:
-            self._was_ready = self._host.facts().ready
+            self._was_ready, _ = self._host.ready()
         await self._keep(after)
         self._work.set()
-        return True
 
     async def run(self) -> None:
         while True:
@@ -75,14 +74,14 @@ class Follower:
             trial, now = self.twin.trial, self._clock()
             if trial is None or any(one.state == "needs_restart" for one in self.twin.items.values()):
                 return
-            facts = self._host.facts()
+            ready, reason = self._host.ready()
             heard = not trial.contact or (self.contact is not None and self.contact >= begun)
-            well = heard and (facts.ready or not self._was_ready)
+            well = heard and (ready or not self._was_ready)
             well_since = (well_since or now) if well else None
             if well_since is not None and now - well_since >= QUIET_S:
                 return await self._keep(self.twin.passed())
             if now > until:
-                why = facts.reason if heard else "the controller could not be reached with it"
+                why = reason if heard else "the controller could not be reached with it"
                 log.error("desired is taken back", generation=self.twin.observed, reason=why)
                 await self._keep(self.twin.failed(why))
                 self._work.set()

@@ -12,13 +12,15 @@ from cloud_sync.messages import Item, ModelReport
 class Facts:
     version: str  # of the agent
     uptime_s: float
-    ready: bool
-    reason: str  # why not
     models: list[ModelReport] = field(default_factory=list)
 
 
 class Host(Protocol):
-    def facts(self) -> Facts: ...
+    def ready(self) -> tuple[bool, str]:
+        """Whether it is, and why not. Asked often."""
+
+    def facts(self) -> Facts:
+        """For a report."""
 
     async def apply(self, settings: dict[str, Any]) -> dict[str, Item]:
         """Take the settings into force that can be without a restart: what became of each."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cloud_sync import identity
-from cloud_sync.files import write_whole
 from cloud_sync.identity import BadIdentity
 from cloud_sync.join_token import JoinToken
 from cloud_sync.membership import Fleet, Membership
 from cloud_sync.messages import Join
 from cloud_sync.transports.https import Https, fetch_ca
 from cloud_sync.transports.transport import Rejected
+from models.disk import write_private
 
 
 async def join(url: str, token: str, name: str, labels: Mapping[str, str], folder: Path) -> Membership:
@@ -28,7 +28,7 @@ async def join(url: str, token: str, name: str, labels: Mapping[str, str], folde
     if not right:
         raise Rejected("wrong_controller", f"{url} is not the controller that this token comes from")
     key = await asyncio.to_thread(_key, folder / "joining.key")
-    await asyncio.to_thread(write_whole, folder / "ca.pem", ca)
+    await asyncio.to_thread(write_private, folder / "ca.pem", ca)
     transport = Https(url, folder / "ca.pem", None)
     try:
         csr = identity.request(key, name).decode()
@@ -42,5 +42,5 @@ async def join(url: str, token: str, name: str, labels: Mapping[str, str], folde
 def _key(path: Path) -> bytes:
     """Kept before it is used: the controller knows by it who asks again."""
     if not path.exists():
-        write_whole(path, identity.new_key())
+        write_private(path, identity.new_key())
     return path.read_bytes()

@@ -108,12 +108,12 @@ class Link:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, HEALTH_S)):
                     await self._follower.news.wait()
-            if self._follower.news.is_set() or self._host.facts().ready != self._told_ready:
+            if self._follower.news.is_set() or self._host.ready()[0] != self._told_ready:
                 return
 
     def _facts(self) -> Report:
         facts, twin = self._host.facts(), self._follower.twin
-        self._told_ready = facts.ready
+        self._told_ready, reason = self._host.ready()
         return Report(
             boot=self._boot,
             number=self._number,
@@ -123,8 +123,8 @@ class Link:
             generation=twin.newest.generation if twin.newest else 0,
             observed_generation=twin.observed,
             items=twin.items,
-            ready=facts.ready,
-            reason=facts.reason[:1000],
+            ready=self._told_ready,
+            reason=reason[:1000],
             models=facts.models,
         )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from cloud_sync.files import write_whole
 from cloud_sync.messages import NodeName
+from models.disk import write_private
 
 
 class NotJoined(Exception):
@@ -45,9 +45,9 @@ class Membership:
     @classmethod
     def create(cls, folder: Path, fleet: Fleet, ca: bytes, identity: bytes) -> Membership:
         """Join for good. OSError."""
-        write_whole(folder / "ca.pem", ca)
-        write_whole(folder / "identity.pem", identity)
-        write_whole(folder / "fleet.json", fleet.model_dump_json(indent=2).encode())  # last: now it is true
+        write_private(folder / "ca.pem", ca)
+        write_private(folder / "identity.pem", identity)
+        write_private(folder / "fleet.json", fleet.model_dump_json(indent=2).encode())  # last: now it is true
         (folder / "joining.key").unlink(missing_ok=True)
         return cls(folder)
 
@@ -57,4 +57,4 @@ class Membership:
 
     def renew(self, identity: bytes) -> None:
         """Key and certificate (PEM) in the place of the former ones. OSError."""
-        write_whole(self.identity, identity)
+        write_private(self.identity, identity)

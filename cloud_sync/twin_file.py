@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from cloud_sync.files import write_whole
 from cloud_sync.twin import Twin
+from models.disk import write_private
 
 NAME = "desired.json"
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ def read(folder: Path) -> Twin:
 
 def write(folder: Path, twin: Twin) -> None:
     """OSError, and the former one stays."""
-    write_whole(folder / NAME, twin.model_dump_json(exclude_defaults=True).encode())
+    write_private(folder / NAME, twin.model_dump_json(exclude_defaults=True).encode())
 
 
 def settings_in_force(folder: Path) -> dict[str, Any]:

@@ -23,13 +23,27 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_lasting(path: Path, data: bytes) -> None:
-    """Replace a small file: after a crash it is the old one or the new one, whole."""
+def write_lasting(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace a small file: after a crash it is the old one or the new one, whole. `mode`: less the umask.
+
+    OSError, and the old one stays, alone.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.write_bytes(data)
-    sync(fresh)
-    fresh.rename(path)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(data)
+        sync(fresh)
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """The same for its owner's eyes alone; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lasting(path, data, 0o600)
 
 
 def try_lock(path: Path) -> int | None:

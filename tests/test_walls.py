@@ -132,7 +132,7 @@ def test_each_third_party_library_is_imported_in_its_home_alone(path: Path) -> N
 
 def test_the_controller_runs_on_a_machine_without_the_agent() -> None:
     beside = ("cloud_sync.controller", "cloud_sync.messages", "cloud_sync.settings", "cloud_sync.identity")
-    files = ("cloud_sync.join_token", "cloud_sync.files", "cloud_sync.__version__", "models")
+    files = ("cloud_sync.join_token", "cloud_sync.__version__", "models")
     wrong = [
         f"{name(path)} imports {each}"
         for path in (ROOT / "cloud_sync/controller").rglob("*.py")

@@ -51,10 +51,6 @@ class Hints:
         self._seen = 0  # revision
         self._postgres = store.engine.dialect.name == "postgresql"
 
-    @property
-    def listeners(self) -> int:
-        return sum(map(len, self._listeners.values()))
-
     @contextlib.contextmanager
     def listening(self, node: str) -> Iterator[Listener]:
         one = Listener()

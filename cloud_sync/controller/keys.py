@@ -5,7 +5,6 @@ Copies of the controller that serve one fleet are given the same files.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from cloud_sync import identity
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.files import write_whole
 from cloud_sync.identity import DAY, Authority
+from models.disk import locked, write_private
 
 SERVER_LIFE_S = 90 * DAY
 
@@ -28,13 +27,12 @@ class Keys:
 def ensure_keys(folder: Path, now: float) -> Keys:
     """What is there, made where it is not. OSError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / ".keys.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / ".keys.lock"):
         if not (folder / "ca.key").exists():  # the last of its files
             made = identity.new_authority("Open-AutoGLM Edge controller", now)
-            write_whole(folder / "signing.key", identity.new_key())
-            write_whole(folder / "ca.pem", made.certificate)
-            write_whole(folder / "ca.key", made.key)
+            write_private(folder / "signing.key", identity.new_key())
+            write_private(folder / "ca.pem", made.certificate)
+            write_private(folder / "ca.key", made.key)
     return read_keys(folder)
 
 
@@ -49,7 +47,7 @@ def server_certificate(authority: Authority, settings: ControllerSettings, now: 
     key = identity.new_key()
     certificate = authority.issue_server(key, server_names(settings), now, SERVER_LIFE_S)
     path = settings.data_dir / f"server-{os.getpid()}.pem"
-    write_whole(path, key + certificate + authority.certificate)
+    write_private(path, key + certificate + authority.certificate)
     return path
 
 

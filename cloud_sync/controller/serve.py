@@ -15,7 +15,7 @@ from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
 from cloud_sync.controller.wire import make_server
-from cloud_sync.files import write_whole
+from models.disk import write_private
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ async def serve(settings: ControllerSettings) -> None:
                 server = make_server(create_app(controller), certificate, settings.data_dir / "ca.pem")
             finally:
                 certificate.unlink()
-            write_whole(settings.data_dir / "port", str(port).encode())  # where the command line finds it
+            write_private(settings.data_dir / "port", str(port).encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):

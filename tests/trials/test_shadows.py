@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tritonclient.http as triton
 
 from tests.support.agent import Agent
-from tests.support.gguf_file import write_gguf
 from tests.support.onnx_file import FLOAT, write_onnx
-from tests.support.trials import call, live, pull, until, who
-
-
-@pytest.fixture(scope="module")
-def one_agent(start_agent: Callable[..., Agent]) -> Agent:
-    return start_agent(ECHO_STEP_SECONDS="0.001")
-
-
-@pytest.fixture
-def agent(one_agent: Agent) -> Iterator[Agent]:
-    """One on which nothing is tried, before and after."""
-    yield one_agent
-    call(one_agent, "/api/models/echo/abort")
-
-
-SALTS = itertools.count(100)
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> Path:
-    """A version of echo that no agent has seen."""
-    return write_gguf(tmp_path / "new.gguf", salt=next(SALTS))
+from tests.support.trials import live, pull, until, who
 
 
 def test_a_shadow_answers_copies_that_nobody_sees(agent: Agent, new: Path) -> None:

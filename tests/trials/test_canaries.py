@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import write_gguf
 from tests.support.trials import call, live, pull, shares, until, who
 from tests.tooling.command import run
-
-
-@pytest.fixture(scope="module")
-def one_agent(start_agent: Callable[..., Agent]) -> Agent:
-    return start_agent(ECHO_STEP_SECONDS="0.001")
-
-
-@pytest.fixture
-def agent(one_agent: Agent) -> Iterator[Agent]:
-    """One on which nothing is tried, before and after."""
-    yield one_agent
-    call(one_agent, "/api/models/echo/abort")
-
-
-SALTS = itertools.count(100)
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> Path:
-    """A version of echo that no agent has seen."""
-    return write_gguf(tmp_path / "new.gguf", salt=next(SALTS))
 
 
 def test_a_canary_gets_its_part_of_the_traffic_and_users_keep_their_version(agent: Agent, new: Path) -> None:
@@ -69,7 +45,7 @@ def test_a_change_of_one_canarys_weight_leaves_the_other_canarys_users_alone(
 
     [stable] = live(agent)
     first = pull(agent, new, weight=20)
-    second = pull(agent, write_gguf(tmp_path / "second.gguf", salt=next(SALTS)), weight=30)
+    second = pull(agent, write_gguf(tmp_path / "second.gguf", salt=99), weight=30)
     for weight in (60, 5):
         before = users()
         assert set(before.values()) == {stable, first, second}
