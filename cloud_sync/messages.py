@@ -108,6 +108,40 @@ class Desired(BaseModel):
         return f'"{self.epoch}.{self.generation}"'
 
 
+Stream = Literal["events", "metrics", "logs", "samples"]
+"""Of telemetry, the most valuable first."""
+
+
+class Row(BaseModel):
+    """One piece of telemetry; with `first` it stands for all from there to `seq`, which were given up."""
+
+    seq: Annotated[int, Field(ge=1, le=2**53)]
+    first: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    at: float
+    """Wall time of the node, in seconds."""
+    kind: Annotated[str, Field(max_length=64)]
+    """events: the event's name. metrics: minute, hour. logs: the level. samples: prompt. Of any: gap."""
+    body: dict[str, Any] = {}
+    """metrics: `{"period_s": 60, "series": {'name{label="v"}': [count, sum, min, max, last]}}`."""
+
+
+class Telemetry(BaseModel):
+    """A batch: of each stream the oldest rows that the controller has not said to have, in order."""
+
+    database: Annotated[str, Field(min_length=8, max_length=64)]
+    """Random for each file of the node's telemetry: `seq` begins again with another."""
+    sent_at: float
+    """Wall time of the node, in seconds."""
+    streams: dict[Stream, Annotated[list[Row], Field(max_length=2000)]]
+
+
+class Received(BaseModel):
+    """To a batch, after its commit."""
+
+    received: dict[Stream, Count]
+    """The highest `seq` of each stream that is here with all before it: the node may delete up to it."""
+
+
 class Problem(BaseModel):
     """Every error of the controller."""
 
