@@ -14,7 +14,7 @@ from agent.config import Settings
 from agent.serving import Serving
 from cloud_sync.host import Facts
 from cloud_sync.link import Link
-from cloud_sync.membership import Membership, NotJoined
+from cloud_sync.membership import Damaged, Membership, NotJoined
 from cloud_sync.messages import Item, ModelReport
 from cloud_sync.settings import DesiredSettings
 
@@ -37,9 +37,12 @@ class Cloud:
         self._began = time.monotonic()
         self._link: Link | None = None
         self._fleet: dict[str, str] = {}
+        self._trouble = ""
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
+        if self._trouble:
+            return {**self._fleet, "link": self._trouble}
         return {**self._fleet, "link": self._link.says} if self._link else None
 
     async def run(self) -> None:
@@ -48,13 +51,21 @@ class Cloud:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
                 self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
-                self._link = Link(membership, self)
+                self._link, self._trouble = Link(membership, self), ""
                 await self._link.run()
             except NotJoined:
-                pass
-            except Exception:  # ours: it must cost no more than the link
+                self._link, self._trouble = None, ""
+            except Damaged as error:
+                self._failed(str(error))
+            except Exception as error:  # ours: it must cost no more than the link
                 log.exception("the link failed", again_in_s=AGAIN_S)
+                self._failed(f"it failed: {error}")
             await asyncio.sleep(AGAIN_S)
+
+    def _failed(self, why: str) -> None:
+        if why != self._trouble:
+            log.error("no link to the controller", reason=why)
+        self._trouble = why
 
     # What the link asks: cloud_sync.host.Host.
 

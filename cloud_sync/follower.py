@@ -17,6 +17,7 @@ from cloud_sync.twin import Twin
 TRIAL_S = 120.0  # within which the node must be as well as it was
 QUIET_S = 3.0  # for which it must be well
 LOOK_S = 0.25
+DISK_S = 5.0  # how soon again where the disk does not take what is to be kept
 log = structlog.get_logger()
 
 
@@ -54,9 +55,14 @@ class Follower:
         while True:
             await self._work.wait()
             self._work.clear()
-            await self._apply()
-            if self.twin.trial is not None:
-                await self._watch()
+            try:
+                await self._apply()
+                if self.twin.trial is not None:
+                    await self._watch()
+            except OSError as error:
+                log.error("what is set cannot be kept", reason=str(error), again_in_s=DISK_S)
+                await asyncio.sleep(DISK_S)
+                self._work.set()
 
     async def _apply(self) -> None:
         items = await self._host.apply(self.twin.settings)

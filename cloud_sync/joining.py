@@ -28,8 +28,9 @@ async def join(url: str, token: str, name: str, labels: Mapping[str, str], folde
     if not right:
         raise Rejected("wrong_controller", f"{url} is not the controller that this token comes from")
     key = await asyncio.to_thread(_key, folder / "joining.key")
-    await asyncio.to_thread(write_private, folder / "ca.pem", ca)
-    transport = Https(url, folder / "ca.pem", None)
+    trusted = folder / "joining.ca"  # until it is a node there, what it is elsewhere stays as it is
+    await asyncio.to_thread(write_private, trusted, ca)
+    transport = Https(url, trusted, None)
     try:
         csr = identity.request(key, name).decode()
         joined = await transport.join(Join(token=token, csr=csr, name=name, labels=dict(labels)))

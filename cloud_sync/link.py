@@ -11,34 +11,31 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable
 
 import structlog
 
-from cloud_sync import identity
+from cloud_sync import kept
+from cloud_sync.backoff import pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
 from cloud_sync.membership import Membership
-from cloud_sync.messages import Answer, Renew, Report
+from cloud_sync.messages import Answer, Report
+from cloud_sync.renewal import Renewal
 from cloud_sync.transports.https import Https
 from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 HEARTBEAT_S = 300.0  # until the controller says otherwise
 HEALTH_S = 2.0  # how often is looked whether the node is as ready as was told
 SPREAD = 0.1  # of a heartbeat, at random
-RENEW_AT = 2 / 3  # of a certificate's life
-LOOK_S = 3600.0  # how often the certificate is looked at
 REJECTED_S = 60.0  # how soon again where the identity is refused
 
 log = structlog.get_logger()
 
 
 class Link:
-    """`clock`: wall time, which certificates are measured by."""
-
-    def __init__(self, membership: Membership, host: Host, clock: Callable[[], float] = time.time) -> None:
-        self._membership, self._host, self._clock = membership, host, clock
+    def __init__(self, membership: Membership, host: Host) -> None:
+        self._membership, self._host = membership, host
+        self._renewal = Renewal(membership)
         self._follower = Follower(membership.folder, host)
         self._boot = secrets.token_hex(8)
         self._number = 0
@@ -56,6 +53,7 @@ class Link:
             while True:
                 self._renewed.clear()
                 self._membership = await asyncio.to_thread(Membership, self._membership.folder)
+                self._renewal = Renewal(self._membership)
                 transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
                 try:
                     async with asyncio.TaskGroup() as connected:
@@ -79,13 +77,14 @@ class Link:
         while True:
             self._follower.news.clear()
             self._number += 1
+            damaged = await asyncio.to_thread(self._damaged)
             try:
-                answer = await transport.report(self._facts())
+                answer = await transport.report(self._facts(damaged))
             except (LinkError, Rejected) as error:
                 self._lost(error)
-                pause = _pause(pauses) if isinstance(error, LinkError) else REJECTED_S
+                again_in_s = pause(pauses) if isinstance(error, LinkError) else REJECTED_S
                 pauses += 1
-                if await self._joins_anew(pause):
+                if await self._joins_anew(again_in_s):
                     return self._renewed.set()
                 continue
             pauses = 0
@@ -111,7 +110,11 @@ class Link:
             if self._follower.news.is_set() or self._host.ready()[0] != self._told_ready:
                 return
 
-    def _facts(self) -> Report:
+    def _damaged(self) -> list[str]:
+        folder = self._membership.folder
+        return (kept.damaged(folder) + kept.damaged(folder.parent))[:100]
+
+    def _facts(self, damaged: list[str]) -> Report:
         facts, twin = self._host.facts(), self._follower.twin
         self._told_ready, reason = self._host.ready()
         return Report(
@@ -126,10 +129,12 @@ class Link:
             ready=self._told_ready,
             reason=reason[:1000],
             models=facts.models,
+            damaged=damaged,
         )
 
     def _answered(self, answer: Answer) -> None:
         self._follower.contact = time.monotonic()
+        self._renewal.heard(answer.now)
         self._heartbeat_s = answer.heartbeat_s
         if self.says != "connected":
             log.info("the controller answers", url=self._membership.fleet.url)
@@ -139,6 +144,8 @@ class Link:
             self._fetch.set()
 
     def _lost(self, error: Exception) -> None:
+        if isinstance(error, Rejected):
+            self._renewal.refused(error.code)
         if self.says == "connected" or self.says != str(error):
             log.warning("no link to the controller", reason=str(error))
         self.says = str(error)
@@ -154,7 +161,7 @@ class Link:
                         self._fetch.set()
             except (LinkError, Rejected) as error:
                 log.debug("no hints", reason=str(error))
-            await asyncio.sleep(_pause(pauses))
+            await asyncio.sleep(pause(pauses))
             pauses += 1
 
     async def _follow(self, transport: Transport) -> None:
@@ -167,37 +174,9 @@ class Link:
                     await self._follower.heard(found)
             except (LinkError, Rejected, OSError) as error:
                 log.warning("desired could not be had", reason=str(error))
-                await asyncio.sleep(_pause(3))
+                await asyncio.sleep(pause(3))
                 self._fetch.set()
 
     async def _renew(self, transport: Transport) -> None:
-        pauses = 0
-        while True:
-            pair = await asyncio.to_thread(self._membership.identity.read_bytes)
-            begun, ended = identity.life(pair)
-            due = begun + identity.EARLIER_S
-            due += (ended - due) * RENEW_AT
-            if self._clock() < due:
-                await asyncio.sleep(min(LOOK_S, due - self._clock() + 1))
-                continue
-            try:
-                await self._renew_now(transport, pair)
-                return self._renewed.set()
-            except (LinkError, Rejected, OSError) as error:
-                log.warning("the certificate cannot be renewed", reason=str(error))
-            pauses += 1
-            await asyncio.sleep(_pause(pauses + 3))
-
-    async def _renew_now(self, transport: Transport, pair: bytes) -> None:
-        key = identity.new_key()
-        csr = identity.request(key, self._membership.fleet.name)
-        certificate = pair[pair.index(b"-----BEGIN CERTIFICATE") :].decode()
-        asked = Renew(certificate=certificate, csr=csr.decode(), proof=identity.prove(pair, csr))
-        renewed = await transport.renew(asked)
-        await asyncio.to_thread(self._membership.renew, key + renewed.certificate.encode())
-        log.info("the certificate is renewed")
-
-
-def _pause(tries: int) -> float:
-    """Full jitter: anything up to a bound that doubles."""
-    return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries))  # noqa: S311
+        await self._renewal.run(transport)
+        self._renewed.set()

@@ -6,6 +6,8 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -37,6 +39,8 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
+    for kind in (DBAPIError, PoolTimeout, OSError):
+        app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _broken)
     return Guard(app, controller.settings.max_body_bytes)
 
@@ -61,6 +65,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     return _answer(error.status_code, "http", str(error.detail))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    """The disk is full, PostgreSQL is away: nothing was changed, and it may be tried again."""
+    log.error("the database did not take it", path=request.url.path, reason=str(error)[:500])
+    return _answer(503, "database_unavailable", "the database cannot take it now: try again later")
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -39,7 +39,10 @@ class Reports:
         if cloned:  # and committed
             raise Forbidden("cloned", "two machines use this identity: each must join anew")
         return Answer(
-            epoch=fleet.epoch, generation=node.generation, heartbeat_s=heartbeat_s(node, self._settings)
+            epoch=fleet.epoch,
+            generation=node.generation,
+            heartbeat_s=heartbeat_s(node, self._settings),
+            now=now,
         )
 
     async def desired(self, holder: Holder) -> Desired:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renew
 from cloud_sync.transports.transport import LinkError, Rejected
 
 TIMEOUT = httpx.Timeout(30, connect=10)
+WHOLE_S = 120.0  # for a whole exchange: one that trickles is given up, too
 SILENCE_S = 150.0  # on a stream of hints, which says something each minute
 MOST_BYTES = 4 << 20  # of an answer
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: a node's clock may be wrong by years
@@ -43,19 +46,15 @@ class Https:
 
     async def desired(self, known: Desired | None) -> Desired | None:
         headers = {"if-none-match": known.etag} if known else {}
-        with _translated():
-            response = await self._client.get("/node/desired", headers=headers)
-            if response.status_code == httpx.codes.NOT_MODIFIED:
-                return None
-            return _read(response, Desired)
+        status, content = await self._ask("GET", "/node/desired", headers=headers)
+        return None if status == httpx.codes.NOT_MODIFIED else _read(status, content, Desired)
 
     async def hints(self) -> AsyncIterator[int]:
         with _translated():
             timeout = httpx.Timeout(TIMEOUT.connect, read=SILENCE_S)
             async with aconnect_sse(self._client, "GET", "/node/hints", timeout=timeout) as source:
                 if source.response.is_error:
-                    await source.response.aread()
-                    _checked(source.response)
+                    _checked(source.response.status_code, await _body(source.response))
                 yield 0
                 async for event in source.aiter_sse():
                     if event.event == "desired":
@@ -71,11 +70,28 @@ class Https:
         await self._client.aclose()
 
     async def _post(self, path: str, body: str, kind: type[M]) -> M:
-        with _translated():
-            response = await self._client.post(
-                path, content=body, headers={"content-type": "application/json"}
-            )
-            return _read(response, kind)
+        return _read(
+            *await self._ask("POST", path, content=body, headers={"content-type": "application/json"}), kind
+        )
+
+    async def _ask(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
+        return await _exchange(self._client, method, path, **more)
+
+
+async def _exchange(client: httpx.AsyncClient, method: str, path: str, **more: Any) -> tuple[int, bytes]:
+    """Status and body, within WHOLE_S and MOST_BYTES."""
+    with _translated():
+        async with asyncio.timeout(WHOLE_S), client.stream(method, path, **more) as response:
+            return response.status_code, await _body(response)
+
+
+async def _body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise LinkError(f"the answer has more than {MOST_BYTES} bytes")
+    return bytes(body)
 
 
 async def fetch_ca(url: str) -> bytes:
@@ -84,9 +100,7 @@ async def fetch_ca(url: str) -> bytes:
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
     async with httpx.AsyncClient(verify=unverified, timeout=TIMEOUT) as client:
-        with _translated():
-            response = await client.get(f"{url}{API}/ca")
-            return _checked(response).content[:MOST_BYTES]
+        return _checked(*await _exchange(client, "GET", f"{url}{API}/ca"))
 
 
 def pinned(ca: str, identity: Path | None) -> ssl.SSLContext:
@@ -109,24 +123,27 @@ def _translated() -> Iterator[None]:
         yield
     except httpx.TransportError as error:
         raise LinkError(str(error) or type(error).__name__) from error
+    except TimeoutError as error:
+        raise LinkError(f"no whole answer in {WHOLE_S:.0f} s") from error
     except (httpx.HTTPError, SSEError, ssl.SSLError, ValueError) as error:
         raise LinkError(f"the controller's answer cannot be read: {error}") from error
 
 
-def _read(response: httpx.Response, kind: type[M]) -> M:
+def _read(status: int, content: bytes, kind: type[M]) -> M:
     try:
-        return kind.model_validate_json(_checked(response).content)
+        return kind.model_validate_json(_checked(status, content))
     except ValidationError as error:
         raise LinkError(f"the controller's answer cannot be read: {error}") from error
 
 
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
+def _checked(status: int, content: bytes) -> bytes:
+    """The content, if all is well. LinkError, Rejected."""
+    if httpx.codes.is_success(status):
+        return content
     error: Any = None
     with contextlib.suppress(ValueError):
-        error = response.json()
+        error = json.loads(content)
     error = error.get("error") if isinstance(error, dict) else None
-    if isinstance(error, dict) and response.status_code < 500 and response.status_code not in (408, 429):
+    if isinstance(error, dict) and status < 500 and status not in (408, 429):
         raise Rejected(str(error.get("code")), str(error.get("message"))[:1000])
-    raise LinkError(f"the controller answered {response.status_code}")
+    raise LinkError(f"the controller answered {status}")
