@@ -90,7 +90,8 @@ async def test_an_answer_that_trickles_for_ever_is_given_up(
         f"https://127.0.0.1:{proxy.port}", tmp_path / "cloud" / "ca.pem", tmp_path / "cloud" / "identity.pem"
     )
     try:
-        proxy.weather = Weather(delay_s=0.05, piece=16)
+        assert await transport.desired(None)
+        proxy.weather = Weather(delay_s=0.05, piece=8)
         with pytest.raises(LinkError):
             await transport.desired(None)
     finally:

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Weather:
 
 
 class TcpProxy:
-    """`targets`: ports on loopback, in the order in which they are tried. `weather` is for new connections."""
+    """`targets`: ports on loopback, in the order in which they are tried. A life is a new connection's."""
 
     def __init__(self, *targets: int, seed: int = 1) -> None:
         self.targets = targets
@@ -44,7 +45,7 @@ class TcpProxy:
         self._listener.close()
 
     def cut(self) -> None:
-        """All that are open now: their next bytes meet the weather of today."""
+        """All that are open now."""
         for one in list(self._open):
             one.cut(reset=True)
 
@@ -59,7 +60,7 @@ class TcpProxy:
             for port in self.targets:
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
                     life = self._random.randint(*self.weather.life) if self.weather.life else None
-                    connection = _Connection(client, server, self.weather, life)
+                    connection = _Connection(client, server, lambda: self.weather, life)
                     self._open.add(connection)
                     connection.run()
                     self._open.discard(connection)
@@ -69,7 +70,7 @@ class TcpProxy:
 
 class _Connection:
     def __init__(
-        self, client: socket.socket, server: socket.socket, weather: Weather, life: int | None
+        self, client: socket.socket, server: socket.socket, weather: Callable[[], Weather], life: int | None
     ) -> None:
         self._client, self._server, self._weather, self._left = client, server, weather, life
         self.is_cut = False
@@ -91,13 +92,13 @@ class _Connection:
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         """Until either end is closed; then the other hears of it."""
         with suppress(OSError):
-            while data := source.recv(self._weather.piece):
-                time.sleep(self._weather.delay_s)
+            while data := source.recv(self._weather().piece):
+                time.sleep(self._weather().delay_s)
                 if self._left is not None:
                     data, self._left = data[: self._left], self._left - len(data)
                 target.sendall(data)
                 if self._left is not None and self._left <= 0:
-                    return self.cut(reset=self._weather.reset)
+                    return self.cut(reset=self._weather().reset)
         if not self.is_cut:
             for one in (source, target):
                 with suppress(OSError):
