@@ -50,7 +50,7 @@ class Cloud:
         while True:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
-                self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
+                self._fleet = {"url": membership.fleet.shown, "name": membership.fleet.name}
                 self._link, self._trouble = Link(membership, self), ""
                 await self._link.run()
             except NotJoined:

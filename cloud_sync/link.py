@@ -21,7 +21,7 @@ from cloud_sync.host import Host
 from cloud_sync.membership import Membership
 from cloud_sync.messages import Answer, Report
 from cloud_sync.renewal import Renewal
-from cloud_sync.transports.https import Https
+from cloud_sync.transports.choice import open_transport
 from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
 HEARTBEAT_S = 300.0  # until the controller says otherwise
@@ -54,7 +54,8 @@ class Link:
                 self._renewed.clear()
                 self._membership = await asyncio.to_thread(Membership, self._membership.folder)
                 self._renewal = Renewal(self._membership)
-                transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
+                now = self._membership
+                transport = open_transport(now.fleet, now.ca, now.identity)
                 try:
                     async with asyncio.TaskGroup() as connected:
                         tasks = [
@@ -137,7 +138,7 @@ class Link:
         self._renewal.heard(answer.now)
         self._heartbeat_s = answer.heartbeat_s
         if self.says != "connected":
-            log.info("the controller answers", url=self._membership.fleet.url)
+            log.info("the controller answers", url=self._membership.fleet.shown)
         self.says = "connected"
         newest = self._follower.twin.newest
         if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):

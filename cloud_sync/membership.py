@@ -7,6 +7,7 @@ says where the controller is; `ca.pem` is whom the node trusts.
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -25,9 +26,17 @@ class Damaged(Exception):
 
 class Fleet(BaseModel):
     url: str
-    """Of the controller, without a path."""
+    """Of the controller, without a path; or of a broker, and there may be a login in it."""
     name: NodeName
     """What the fleet calls this node."""
+    broker_ca: str = ""
+    """PEM; of a broker's own CA."""
+
+    @property
+    def shown(self) -> str:
+        """The URL without a login."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class Membership:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,6 +23,8 @@ class ControllerSettings(BaseSettings):
     names: Annotated[list[str], NoDecode] = []  # names and addresses beside this machine's own
     data_dir: Path = Field(default_factory=lambda: default_data_dir())
     database_url: str = ""  # empty: SQLite in data_dir
+    mqtt_url: str = ""  # mqtts://user:password@host:port: nodes may come through this broker, too
+    mqtt_ca_file: Path | None = None  # None: the system's store
 
     certificate_life_s: float = Field(default=30 * DAY, ge=60)  # of a node's
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
@@ -34,6 +37,14 @@ class ControllerSettings(BaseSettings):
     @classmethod
     def _by_comma(cls, value: object) -> object:
         return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _is_a_broker(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("mqtt", "mqtts") or not parts.hostname):
+            raise ValueError("must be mqtt://host:port or mqtts://host:port")
+        return value
 
     @property
     def database(self) -> str:

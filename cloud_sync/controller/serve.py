@@ -14,7 +14,9 @@ from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
+from cloud_sync.controller.tunnels import serve_tunnels
 from cloud_sync.controller.wire import make_server
+from cloud_sync.tunnel.broker import Place
 from models.disk import write_private
 
 log = structlog.get_logger()
@@ -39,11 +41,19 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                hints = group.create_task(controller.hints.run())
+                tasks = [group.create_task(controller.hints.run())]
+                if settings.mqtt_url:
+                    place = Place(settings.mqtt_url, await asyncio.to_thread(_broker_ca, settings))
+                    tasks.append(group.create_task(serve_tunnels(place, server)))
                 await server.serve(sockets=[listener])
-                hints.cancel()
+                for task in tasks:
+                    task.cancel()
     finally:
         await store.close()
+
+
+def _broker_ca(settings: ControllerSettings) -> str:
+    return settings.mqtt_ca_file.read_text() if settings.mqtt_ca_file else ""
 
 
 def _listening(settings: ControllerSettings) -> socket.socket:

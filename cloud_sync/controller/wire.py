@@ -7,6 +7,8 @@ application to say, in words, so TLS does not look at the time.
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +22,21 @@ CERTIFICATE = "client_certificate"  # PEM, in the scope's state
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 KEEP_ALIVE_S = 75
 CLOSING_S = 3
+HANDSHAKE_S = 15
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the command's business."""
         yield
+
+    async def take(self, connection: socket.socket) -> None:
+        """Serve a connection that was made elsewhere, until it ends; returns with TLS. OSError: without."""
+        made = functools.partial(_Protocol, self.config, self.server_state, {})
+        await asyncio.get_running_loop().connect_accepted_socket(
+            made, connection, ssl=self.config.ssl, ssl_handshake_timeout=HANDSHAKE_S
+        )
 
 
 class _Protocol(HttpToolsProtocol):
@@ -43,7 +53,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def make_server(app: ASGIApp, certificate: Path, ca: Path) -> uvicorn.Server:
+def make_server(app: ASGIApp, certificate: Path, ca: Path) -> Server:
     """`certificate`: with its key and chain, PEM."""
     config = uvicorn.Config(
         app,
@@ -65,4 +75,4 @@ def make_server(app: ASGIApp, certificate: Path, ca: Path) -> uvicorn.Server:
     if config.ssl is not None:
         config.ssl.verify_flags |= NO_CHECK_TIME
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return _Server(config)
+    return Server(config)

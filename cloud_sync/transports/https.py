@@ -22,22 +22,28 @@ WHOLE_S = 120.0  # for a whole exchange: one that trickles is given up, too
 SILENCE_S = 150.0  # on a stream of hints, which says something each minute
 MOST_BYTES = 4 << 20  # of an answer
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: a node's clock may be wrong by years
+_LIMITS = httpx.Limits(max_keepalive_connections=2, keepalive_expiry=70)
 _HEADERS = {"user-agent": "autoglm", "accept": "*/*"}  # few: each heartbeat carries them
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class Https:
-    """`identity`: key and certificate in one file, PEM; read when this is made."""
+    """`identity`: key and certificate in one file, PEM; read when this is made.
 
-    def __init__(self, url: str, ca: Path, identity: Path | None) -> None:
+    `socket`: a local one that leads to the controller, in place of the network.
+    """
+
+    def __init__(self, url: str, ca: Path, identity: Path | None, socket: Path | None = None) -> None:
         """LinkError: the identity cannot be used."""
+        trust = pinned(ca.read_text(), identity)
         self._client = httpx.AsyncClient(
             base_url=url + API,
-            verify=pinned(ca.read_text(), identity),
+            verify=trust,
             timeout=TIMEOUT,
             headers=_HEADERS,
-            limits=httpx.Limits(max_keepalive_connections=2, keepalive_expiry=70),
+            limits=_LIMITS,
+            transport=_by_socket(socket, trust),
         )
 
     async def report(self, report: Report) -> Answer:
@@ -94,12 +100,19 @@ async def _body(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-async def fetch_ca(url: str) -> bytes:
+def _by_socket(socket: Path | None, trust: ssl.SSLContext) -> httpx.AsyncHTTPTransport | None:
+    if socket is None:
+        return None
+    return httpx.AsyncHTTPTransport(verify=trust, uds=str(socket), limits=_LIMITS)
+
+
+async def fetch_ca(url: str, socket: Path | None = None) -> bytes:
     """The CA's certificate (PEM) as the server says, unverified: compare its fingerprint. LinkError."""
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
-    async with httpx.AsyncClient(verify=unverified, timeout=TIMEOUT) as client:
+    transport = _by_socket(socket, unverified)
+    async with httpx.AsyncClient(verify=unverified, timeout=TIMEOUT, transport=transport) as client:
         return _checked(*await _exchange(client, "GET", f"{url}{API}/ca"))
 
 
