@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine
 from pathlib import Path
 
 from cloud_sync.tunnel import topics
@@ -54,7 +53,7 @@ class Tunnels:
                 broker = Broker(self._place, topics.gone(self._node), self._hear)
                 await broker.connect((topics.down(self._node), topics.COPY_GONE))
                 self._broker = broker
-                self._spawn(self._until_over(broker))
+                self._keep(asyncio.create_task(self._until_over(broker)))
 
     async def close(self) -> None:
         if self._server is not None:
@@ -66,8 +65,7 @@ class Tunnels:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,6 +73,8 @@ class Tunnels:
         broker = self._broker
         if broker is None or broker.is_over:
             return writer.close()
+        if task := asyncio.current_task():
+            self._keep(task)
         id = bytes.fromhex(broker.id) + os.urandom(8)
         stream = self._streams[id] = _Stream(id, broker, self._node)
         try:

@@ -54,6 +54,8 @@ class Pipe:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
         await self._send(b"")
 
     async def _outward(self, reader: asyncio.StreamReader) -> None:
