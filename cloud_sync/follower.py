@@ -30,6 +30,7 @@ class Follower:
         self.news = asyncio.Event()
         self._work = asyncio.Event()
         self.contact: float | None = None
+        self.trouble = ""  # with the disk
         self._was_ready = False
 
     async def start(self) -> None:
@@ -60,7 +61,7 @@ class Follower:
                 if self.twin.trial is not None:
                     await self._watch()
             except OSError as error:
-                log.error("what is set cannot be kept", reason=str(error), again_in_s=DISK_S)
+                log.error(self.trouble or str(error), again_in_s=DISK_S)
                 await asyncio.sleep(DISK_S)
                 self._work.set()
 
@@ -95,7 +96,13 @@ class Follower:
             await asyncio.sleep(LOOK_S)
 
     async def _keep(self, twin: Twin) -> None:
-        await asyncio.to_thread(twin_file.write, self._folder, twin)
+        try:
+            await asyncio.to_thread(twin_file.write, self._folder, twin)
+        except OSError as error:
+            self.trouble = f"what is set cannot be kept: {error}"
+            self.news.set()
+            raise
+        self.trouble = ""
         self._keep_in_mind(twin)
 
     def _keep_in_mind(self, twin: Twin) -> None:

@@ -43,7 +43,12 @@ class Link:
         self._heartbeat_s = HEARTBEAT_S
         self._fetch = asyncio.Event()
         self._renewed = asyncio.Event()
-        self.says = "not connected yet"  # for `/status`
+        self._said = "not connected yet"
+
+    @property
+    def says(self) -> str:
+        """For `/status`."""
+        return self._follower.trouble or self._said
 
     async def run(self) -> None:
         """Until cancelled; whatever happens to the link, nothing else is disturbed."""
@@ -128,7 +133,7 @@ class Link:
             observed_generation=twin.observed,
             items=twin.items,
             ready=self._told_ready,
-            reason=reason[:1000],
+            reason=(reason or self._follower.trouble)[:1000],
             models=facts.models,
             damaged=damaged,
         )
@@ -137,9 +142,9 @@ class Link:
         self._follower.contact = time.monotonic()
         self._renewal.heard(answer.now)
         self._heartbeat_s = answer.heartbeat_s
-        if self.says != "connected":
+        if self._said != "connected":
             log.info("the controller answers", url=self._membership.fleet.shown)
-        self.says = "connected"
+        self._said = "connected"
         newest = self._follower.twin.newest
         if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):
             self._fetch.set()
@@ -147,9 +152,9 @@ class Link:
     def _lost(self, error: Exception) -> None:
         if isinstance(error, Rejected):
             self._renewal.refused(error.code)
-        if self.says == "connected" or self.says != str(error):
+        if self._said == "connected" or self._said != str(error):
             log.warning("no link to the controller", reason=str(error))
-        self.says = str(error)
+        self._said = str(error)
 
     async def _listen(self, transport: Transport) -> None:
         pauses = 0
