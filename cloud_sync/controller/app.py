@@ -12,8 +12,9 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import nodes_own, operators
+from cloud_sync.controller.api import nodes_own, operators, telemetry
 from cloud_sync.controller.core import Controller
+from cloud_sync.controller.counted import Counted
 from cloud_sync.controller.errors import Refused
 from cloud_sync.controller.guard import Guard
 
@@ -28,6 +29,9 @@ def create_app(controller: Controller) -> ASGIApp:
     app.state.store = controller.store
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(telemetry.node_routes(controller))
+    app.include_router(telemetry.operator_routes(controller))
+    app.include_router(telemetry.metrics_routes(controller))
 
     @app.get("/healthz", tags=["Controller"])
     async def healthz() -> dict[str, str]:
@@ -38,7 +42,7 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
-    return Guard(app, controller.settings.max_body_bytes)
+    return Counted(Guard(app, controller.settings.max_body_bytes), controller.telemetry.counts)
 
 
 def _answer(status: int, code: str, message: str) -> Response:

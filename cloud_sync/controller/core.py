@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.fleet import Fleet
 from cloud_sync.controller.hints import Hints
@@ -9,6 +11,7 @@ from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import Keys
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.telemetry.core import FleetTelemetry
 
 
 class Controller:
@@ -18,3 +21,10 @@ class Controller:
         self.reports = Reports(store, settings)
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
+        self.telemetry = FleetTelemetry(store, settings)
+
+    async def run(self) -> None:
+        """What it does beside answering."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.hints.run())
+            group.create_task(self.telemetry.run())

@@ -39,9 +39,9 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                hints = group.create_task(controller.hints.run())
+                beside = group.create_task(controller.run())
                 await server.serve(sockets=[listener])
-                hints.cancel()
+                beside.cancel()
     finally:
         await store.close()
 
