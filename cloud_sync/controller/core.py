@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from cloud_sync.controller.accounts import Accounts
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.fleet import Fleet
+from cloud_sync.controller.foreign import Foreign
 from cloud_sync.controller.hints import Hints
 from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import Keys
+from cloud_sync.controller.logins import Logins
+from cloud_sync.controller.passwords import Passwords
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
 
@@ -18,3 +22,7 @@ class Controller:
         self.reports = Reports(store, settings)
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
+        passwords = Passwords()
+        self.accounts = Accounts(store, passwords)
+        self.logins = Logins(store, passwords, keys.signing, settings)
+        self.foreign = Foreign(settings, store, self.accounts) if settings.oidc_issuer else None
