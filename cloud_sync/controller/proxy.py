@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import re
 import ssl
 from collections.abc import Sequence
 from urllib.parse import unquote
@@ -19,11 +18,7 @@ from cloud_sync.controller.wire import CERTIFICATE
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 FORWARDED = b"x-forwarded-for"
-_QUOTED = r'"(?:\\.|[^"\\])*"'
-_HOP = re.compile(
-    rf'(?:[^,"]|{_QUOTED})+'
-)  # of Envoy's x-forwarded-client-cert: one for each proxy on the way
-_FIELD = re.compile(rf'(?:^|;)(\w+)=({_QUOTED}|[^;"]*)')
+MOST = 32 * 1024  # characters of a certificate in a header
 
 
 class BehindProxy:
@@ -71,9 +66,12 @@ class BehindProxy:
 
 def read_certificate(text: str) -> bytes:
     """PEM, from PEM with URL escapes (nginx), base64 of DER (HAProxy) or Envoy's field; b"": it is none."""
-    hops = _HOP.findall(text)
-    fields = dict(_FIELD.findall(hops[-1].strip())) if hops else {}
-    text = unquote(fields["Cert"].strip('"') if "Cert" in fields else text.strip())
+    if len(text) > MOST:
+        return b""
+    for field in _split(_split(text, ",")[-1], ";"):  # of Envoy's last element, which is the client's
+        if field.strip().startswith("Cert="):
+            text = field.strip().removeprefix("Cert=").strip('"')
+    text = unquote(text.strip())
     if text.startswith("-----BEGIN CERTIFICATE-----"):
         return text.encode()
     try:
@@ -81,6 +79,18 @@ def read_certificate(text: str) -> bytes:
     except ValueError:
         return b""
     return ssl.DER_cert_to_PEM_cert(der).encode() if der else b""
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Where it stands outside of quotes."""
+    parts, begun, quoted = [], 0, False
+    for at, one in enumerate(text):
+        if one == '"' and text[at - 1 : at] != "\\":
+            quoted = not quoted
+        elif one == separator and not quoted:
+            parts.append(text[begun:at])
+            begun = at + 1
+    return [*parts, text[begun:]]
 
 
 def _is_address(text: str) -> bool:
