@@ -31,7 +31,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpx": (
         "models/sources/",
         "agent/cli/node.py",
-        "agent/cli/cloud/client.py",
+        "agent/cli/cloud/",
         "agent/engines/upstream.py",
         "cloud_sync/issuer.py",
         "cloud_sync/transports/",
@@ -66,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite_utils": ("cloud_sync/",),
     "structlog": ("agent/", "cloud_sync/", "models/"),
     "tokenizers": ("agent/engines/text_embedding.py",),
-    "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py"),
+    "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py", "agent/cli/cloud/account_commands.py"),
     "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
 }
 DOES_IO = {

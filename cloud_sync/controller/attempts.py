@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloud_sync.controller.errors import TooMany
 from cloud_sync.controller.store.accounts import Attempt
 
-OF_ACCOUNT, FROM_ADDRESS = 5, 20  # failures without a pause; each more doubles it
+OF_ACCOUNT, FROM_ADDRESS = 5, 50  # failures without a pause; each more doubles it
 LONGEST_S = 300.0
 FORGOTTEN_S = 3600.0
+SKEW_S = 60.0  # between copies of the controller; what is later than that was before a clock was set back
 
 
 async def begin(session: AsyncSession, now: float, subject: str, address: str) -> None:
@@ -26,7 +27,8 @@ async def begin(session: AsyncSession, now: float, subject: str, address: str) -
         row = await _row(session, whose, now)
         if row.failures >= free:
             pause = min(LONGEST_S, 2.0 ** (row.failures - free))
-            if (wait := min(pause, row.last_at + pause - now)) > 0:
+            if -SKEW_S < now - row.last_at < pause:
+                wait = row.last_at + pause - now
                 raise TooMany("slow_down", "too many logins failed: wait before the next", wait)
         row.failures, row.last_at = row.failures + 1, now
     await session.flush()
