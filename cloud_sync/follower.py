@@ -29,6 +29,7 @@ class Follower:
         self.twin = Twin()
         self.news = asyncio.Event()
         self._work = asyncio.Event()
+        self._changing = asyncio.Lock()
         self.contact: float | None = None
         self.trouble = ""  # with the disk
         self._was_ready = False
@@ -38,19 +39,16 @@ class Follower:
         self._keep_in_mind(await asyncio.to_thread(twin_file.read, self._folder))
         if self.twin.trial is not None:
             self._was_ready = True  # it was, or the trial would not have begun to need a restart
-            await self._keep(self.twin.started())
+            await self._change(Twin.started)
         self._work.set()
 
     async def heard(self, desired: Desired) -> None:
         """One that is newer than what is known is kept, and on trial. OSError."""
-        after = self.twin.heard(desired, contact=self.contact is not None)
-        if after is None:
-            return
-        log.info("desired", epoch=desired.epoch, generation=desired.generation)
-        if self.twin.trial is None:
-            self._was_ready, _ = self._host.ready()
-        await self._keep(after)
-        self._work.set()
+        before = self._was_ready if self.twin.trial else self._host.ready()[0]
+        if await self._change(lambda twin: twin.heard(desired, contact=self.contact is not None)):
+            log.info("desired", epoch=desired.epoch, generation=desired.generation)
+            self._was_ready = before
+            self._work.set()
 
     async def run(self) -> None:
         while True:
@@ -66,9 +64,11 @@ class Follower:
                 self._work.set()
 
     async def _apply(self) -> None:
+        applied = self.twin.active
         items = await self._host.apply(self.twin.settings)
-        if self.twin.active == self.twin.newest:
-            await self._keep(self.twin.applied(items))
+        await self._change(
+            lambda twin: twin.applied(items) if applied == twin.active == twin.newest else None
+        )
         if any(item.state == "needs_restart" for item in items.values()):
             self._host.restart()
 
@@ -77,6 +77,7 @@ class Follower:
         until = self._clock() + TRIAL_S
         well_since: float | None = None
         begun = self._clock()
+        tried = self.twin.active
         while not self._work.is_set():
             trial, now = self.twin.trial, self._clock()
             if trial is None or any(one.state == "needs_restart" for one in self.twin.items.values()):
@@ -86,24 +87,39 @@ class Follower:
             well = heard and (ready or not self._was_ready)
             well_since = (well_since or now) if well else None
             if well_since is not None and now - well_since >= QUIET_S:
-                return await self._keep(self.twin.passed())
+                await self._change(lambda twin: twin.passed() if twin.active == tried else None)
+                return
             if now > until:
                 why = reason if heard else "the controller could not be reached with it"
-                log.error("desired is taken back", generation=self.twin.observed, reason=why)
-                await self._keep(self.twin.failed(why))
-                self._work.set()
-                return
+                return await self._take_back(tried, why)
             await asyncio.sleep(LOOK_S)
 
-    async def _keep(self, twin: Twin) -> None:
-        try:
-            await asyncio.to_thread(twin_file.write, self._folder, twin)
-        except OSError as error:
-            self.trouble = f"what is set cannot be kept: {error}"
-            self.news.set()
-            raise
-        self.trouble = ""
-        self._keep_in_mind(twin)
+    async def _take_back(self, tried: Desired | None, why: str) -> None:
+        log.error("desired is taken back", generation=self.twin.observed, reason=why)
+        await self._change(lambda twin: twin.failed(why) if twin.active == tried else None)
+        self._work.set()
+
+    async def _change(self, change: Callable[[Twin], Twin | None]) -> bool:
+        """One at a time, each of what the former left, and whole though the caller is cancelled.
+
+        Whether there was one to make. OSError.
+        """
+        return await asyncio.shield(asyncio.create_task(self._write(change)))
+
+    async def _write(self, change: Callable[[Twin], Twin | None]) -> bool:
+        async with self._changing:
+            twin = change(self.twin)
+            if twin is None:
+                return False
+            try:
+                await asyncio.to_thread(twin_file.write, self._folder, twin)
+            except OSError as error:
+                self.trouble = f"what is set cannot be kept: {error}"
+                self.news.set()
+                raise
+            self.trouble = ""
+            self._keep_in_mind(twin)
+            return True
 
     def _keep_in_mind(self, twin: Twin) -> None:
         self.twin = twin

@@ -23,14 +23,15 @@ class Reports:
         async with self._store.write() as session:
             now = self._store.now()
             node = await standing(session, holder)
+            fleet = await session.get_one(Fleet, 1)
             if cloned := _is_cloned(node, report):
                 node.state = "cloned"
                 record(session, now, Actor(f"node:{node.name}", address), "node.cloned", node.name)
-            else:
+            elif (report.boot, report.number) == (node.boot, node.number):  # else it was on its way too long
                 node.seen_at, node.address = now, address
                 node.observed_generation = report.observed_generation
+                node.backlog = sum(report.backlog.values())
                 node.reported = report.model_dump(mode="json", exclude=_BESIDE)
-                fleet = await session.get_one(Fleet, 1)
                 if (report.epoch, report.generation) > (fleet.epoch, node.generation):
                     fleet.epoch = max(fleet.epoch, report.epoch) + 1  # a backup was restored: it knows more
                     record(

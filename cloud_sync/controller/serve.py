@@ -8,6 +8,7 @@ import socket
 import time
 
 import structlog
+from starlette.types import ASGIApp
 
 from cloud_sync.controller.app import create_app
 from cloud_sync.controller.config import ControllerSettings
@@ -15,8 +16,7 @@ from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
 from cloud_sync.controller.tunnels import serve_tunnels
-from cloud_sync.controller.wire import make_server
-from cloud_sync.tunnel.broker import Place
+from cloud_sync.controller.wire import Server, make_server
 from models.disk import write_private
 
 log = structlog.get_logger()
@@ -30,30 +30,39 @@ async def serve(settings: ControllerSettings) -> None:
         controller = Controller(settings, store, keys)
         with _listening(settings) as listener:
             port = listener.getsockname()[1]
-            certificate = await asyncio.to_thread(server_certificate, keys.authority, settings, time.time())
-            try:
-                server = make_server(create_app(controller), certificate, settings.data_dir / "ca.pem")
-            finally:
-                certificate.unlink()
-            write_private(settings.data_dir / "port", str(port).encode())  # where the command line finds it
+            app = create_app(controller)
+            server = await asyncio.to_thread(_server, controller, app, settings.tls)
+            for name, value in (("scheme", "https" if settings.tls else "http"), ("port", str(port))):
+                write_private(settings.data_dir / name, value.encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
+            if not settings.tls:
+                log.warning("without TLS: let nobody but the proxy reach this port")
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(controller.hints.run())]
+                beside = [group.create_task(controller.run())]
                 if settings.mqtt_url:
-                    place = Place(settings.mqtt_url, await asyncio.to_thread(_broker_ca, settings))
-                    tasks.append(group.create_task(serve_tunnels(place, server)))
+                    inner = (
+                        server if settings.tls else await asyncio.to_thread(_server, controller, app, True)
+                    )
+                    beside.append(group.create_task(serve_tunnels(settings.broker(), inner)))
                 await server.serve(sockets=[listener])
-                for task in tasks:
+                for task in beside:
                     task.cancel()
     finally:
         await store.close()
 
 
-def _broker_ca(settings: ControllerSettings) -> str:
-    return settings.mqtt_ca_file.read_text() if settings.mqtt_ca_file else ""
+def _server(controller: Controller, app: ASGIApp, tls: bool) -> Server:
+    folder = controller.settings.data_dir
+    if not tls:
+        return make_server(app, None, folder / "ca.pem")
+    certificate = server_certificate(controller.keys.authority, controller.settings, time.time())
+    try:
+        return make_server(app, certificate, folder / "ca.pem")
+    finally:
+        certificate.unlink()
 
 
 def _listening(settings: ControllerSettings) -> socket.socket:

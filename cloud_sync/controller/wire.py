@@ -53,8 +53,8 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def make_server(app: ASGIApp, certificate: Path, ca: Path) -> Server:
-    """`certificate`: with its key and chain, PEM."""
+def make_server(app: ASGIApp, certificate: Path | None, ca: Path) -> Server:
+    """`certificate`: with its key and chain, PEM; None: plain HTTP."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -68,7 +68,7 @@ def make_server(app: ASGIApp, certificate: Path, ca: Path) -> Server:
         timeout_graceful_shutdown=CLOSING_S,
         backlog=4096,
         ssl_certfile=certificate,
-        ssl_ca_certs=str(ca),
+        ssl_ca_certs=str(ca) if certificate else None,
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
     config.load()
