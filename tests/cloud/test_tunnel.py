@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cloud_sync.messages import Join
+from cloud_sync.identity import DAY, new_authority, new_key
+from cloud_sync.membership import Membership
+from cloud_sync.messages import Join, Report
+from cloud_sync.transports.choice import open_transport
 from cloud_sync.transports.mqtt import Mqtt
 from cloud_sync.transports.transport import Rejected
 from cloud_sync.tunnel.broker import Place
@@ -20,6 +26,18 @@ from tests.support.controller import Controller
 from tests.support.postgres import Postgres
 
 LOGIN = "fleet:s3cret-of-the-broker"
+RULES = """
+user the controller
+topic read autoglm/cloud/v1/+/up/#
+topic read autoglm/cloud/v1/+/gone
+topic write autoglm/cloud/v1/+/down
+topic write autoglm/cloud/v1/gone
+user box1
+topic write autoglm/cloud/v1/box1/up/#
+topic write autoglm/cloud/v1/box1/gone
+topic read autoglm/cloud/v1/box1/down
+topic read autoglm/cloud/v1/gone
+"""
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +176,53 @@ def test_a_broker_that_is_not_there_is_said(controller: Controller, tmp_path: Pa
     done = controller.try_to_join(tmp_path, "alone", controller.token(), address="mqtt://127.0.0.1:1")
     assert done.returncode == 1
     assert "mqtt://127.0.0.1:1" in done.stderr
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[tuple[Mosquitto, Path]]:
+    """A broker with TLS, logins and the access rules of docs/cloud.md; and its CA."""
+    (ca := tmp_path / "ca.pem").write_bytes((authority := new_authority("broker", time.time())).certificate)
+    (tmp_path / "key.pem").write_bytes(key := new_key())
+    (tmp_path / "server.pem").write_bytes(authority.issue_server(key, ["127.0.0.1"], time.time(), DAY))
+    (tmp_path / "rules").write_text(RULES)
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    for user in ("the controller", "box1"):
+        subprocess.run(["mosquitto_passwd", "-b", passwords, user, "p@ss/word"], check=True)
+    one = Mosquitto(
+        tmp_path,
+        f"password_file {passwords}\nacl_file {tmp_path}/rules\nallow_anonymous false\n"
+        f"certfile {tmp_path}/server.pem\nkeyfile {tmp_path}/key.pem",
+    ).start()
+    yield one, ca
+    one.stop()
+
+
+async def test_a_broker_with_tls_logins_and_the_access_rules_as_documented(
+    start_controller: Callable[..., Controller], locked: tuple[Mosquitto, Path], tmp_path: Path
+) -> None:
+    broker, ca = locked
+    at = f"p%40ss%2Fword@127.0.0.1:{broker.port}"
+    controller = start_controller(
+        AUTOGLM_CLOUD_MQTT_URL=f"mqtts://the%20controller:{at}", AUTOGLM_CLOUD_MQTT_CA_FILE=str(ca)
+    )
+    token = controller.token()
+    unknown = controller.try_to_join(tmp_path / "data", "box1", token, address=f"mqtts://box1:{at}")
+    assert "certificate verify failed" in unknown.stderr
+    joined = controller.try_to_join(
+        tmp_path / "data", "box1", token, "--broker-ca", str(ca), address=f"mqtts://box1:{at}"
+    )
+    assert joined.returncode == 0, joined.stderr
+    node = Membership(tmp_path / "data" / "cloud")
+    transport = open_transport(node.fleet, node.ca, node.identity)
+    try:
+        answer = await transport.report(Report(boot="boot-one", number=1, version="1"))
+        assert answer.generation == 1
+        hints = transport.hints()
+        assert await anext(hints) == 0
+        await asyncio.to_thread(controller.configure, "node:box1", priority=4)
+        assert await anext(hints) == 2
+        await hints.aclose()
+    finally:
+        await transport.close()
+    assert "p@ss" not in controller.log + joined.stderr + unknown.stderr
