@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,8 @@ def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> I
         return agent.start(ready=ready)
 
     yield start
-    for agent in started:
-        agent.stop()
+    with ThreadPoolExecutor(16) as pool:  # each drains in its own time
+        list(pool.map(Agent.stop, started))
 
 
 @pytest.fixture(scope="session")
