@@ -78,8 +78,8 @@ def prompts(slots: int) -> list[Start]:
 
 
 def texts() -> list[Start]:
-    """A text that fills steps, whatever the first shares with answers, and one that comes with its end."""
-    whole = Start("embed", [100] * 400, Sampling(), 0, (), 1, 5, None, attempt=1, embed=True)
+    """A text that fills a step, and one that shares the next with its end."""
+    whole = Start("embed", [100] * 200, Sampling(), 0, (), 1, 5, None, attempt=1, embed=True)
     return [whole, structs.replace(whole, id="other", prompt=[100] * 60)]
 
 

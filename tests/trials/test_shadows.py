@@ -10,7 +10,8 @@ import tritonclient.http as triton
 
 from tests.support.agent import Agent
 from tests.support.onnx_file import FLOAT, write_onnx
-from tests.support.trials import live, pull, until, who
+from tests.support.trials import live, pull, who
+from tests.support.waiting import until
 
 
 def test_a_shadow_answers_copies_that_nobody_sees(agent: Agent, new: Path) -> None:
