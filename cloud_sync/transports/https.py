@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ class Https:
         status, content = await self._ask("GET", "/node/desired", headers=headers)
         return None if status == httpx.codes.NOT_MODIFIED else _read(status, content, Desired)
 
-    async def hints(self) -> AsyncIterator[int]:
+    async def hints(self) -> AsyncGenerator[int, None]:
         with _translated():
             timeout = httpx.Timeout(TIMEOUT.connect, read=SILENCE_S)
             async with aconnect_sse(self._client, "GET", "/node/hints", timeout=timeout) as source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ class Mqtt(Https):
         self._tunnels = Tunnels(place, node, socket)
         super().__init__(_URL, ca, identity, socket)
 
-    async def hints(self) -> AsyncIterator[int]:
+    async def hints(self) -> AsyncGenerator[int, None]:
         with _translated():
             await self._tunnels.connect()
-        async for generation in super().hints():
-            yield generation
+        async with contextlib.aclosing(super().hints()) as hints:
+            async for generation in hints:
+                yield generation
 
     async def close(self) -> None:
         await super().close()

@@ -50,10 +50,10 @@ class Pipe:
                 with contextlib.suppress(OSError):
                     one.result()
         finally:
+            writer.close()  # what was written goes out before that
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         await self._send(b"")
