@@ -59,6 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pydantic_core": ("agent/doors/openai/",),
     "pydantic_settings": ("agent/config", "cloud_sync/controller/config.py"),
     "pynvml": ("agent/gpu.py",),
+    "re2": ("cloud_sync/telemetry/redaction.py",),
     "rich": ("agent/cli/screen.py",),
     "sqlalchemy": ("cloud_sync/controller/",),
     "sqlite_utils": ("cloud_sync/",),
@@ -66,6 +67,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("agent/engines/text_embedding.py",),
     "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py"),
     "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
+    "zstandard": ("cloud_sync/telemetry/drain.py",),
 }
 DOES_IO = {
     "asyncio",
