@@ -7,8 +7,6 @@ from typing import Any
 
 import re2
 
-MOST_PATTERNS, MOST_PATTERN = 50, 500  # of those that can be set; characters of each
-
 _BUILT_IN = (
     (r"-----BEGIN [A-Z ]+-----(?s:.*?)(?:-----END [A-Z ]+-----|\z)", "[key]"),
     (r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?", "[token]"),

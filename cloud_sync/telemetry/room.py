@@ -61,7 +61,9 @@ def give_up(stream: Stream, seqs: Sequence[int], db: sqlite3.Connection) -> None
 
 
 def dumped(body: dict[str, Any]) -> str:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """As JSON; what cannot be there becomes text that can."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
+    return text.encode("utf-8", "replace").decode()
 
 
 def merged(minutes: Sequence[dict[str, Any]]) -> dict[str, Any]:
