@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     # What the cloud is told of this node, once it is one of a fleet
     telemetry_quota_mb: int = Field(default=50, ge=5, le=100_000)  # of disk, for what waits
     telemetry_bytes_per_s: float = Field(default=64 * 1024, ge=256)  # of the link, at most
-    telemetry_period_s: float = Field(default=60, ge=10, le=3600)  # that one row of metrics tells of
+    telemetry_period_s: float = Field(default=60, ge=1, le=3600)  # that one row of metrics tells of
     log_excerpts: Literal["off", "error", "warning"] = "warning"  # and above
     prompt_samples: float = Field(default=0, ge=0, le=1)  # share of prompts that are told, redacted
     redact_patterns: RedactPatterns = []  # of RE2, beside those for addresses, numbers and secrets

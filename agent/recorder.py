@@ -166,7 +166,7 @@ class Minutes:
         now = time.monotonic()
         series = self._rollup.close(self._telemetry.registry.collect(), now)
         if series:
-            body = {"period_s": round(now - self._began, 1), "series": series}
+            body = {"period_s": max(1, round(now - self._began)), "series": series}
             self._telemetry.journal.metrics(self._wall, body)
         self._began, self._wall = now, time.time()
 

@@ -62,7 +62,11 @@ class Rollup:
                 series.update(self._of_counters(family))
             elif family.type == "histogram":
                 series.update(self._of_histograms(family))
-        return {name: values for name, values in series.items() if all(map(math.isfinite, values))}
+        return {
+            name: [_short(value) for value in values]
+            for name, values in series.items()
+            if all(map(math.isfinite, values))
+        }
 
     def _of_gauges(self, now: float) -> Iterator[tuple[str, list[float]]]:
         for name, values in self._gauges.items():
@@ -101,7 +105,12 @@ class Rollup:
 
     def _grown(self, name: str, value: float) -> float:
         before, self._counted[name] = self._counted.get(name, 0.0), value
-        return round(value - before, 6) if value >= before else value
+        return value - before if value >= before else value
+
+
+def _short(value: float) -> float:
+    """As JSON has it in few characters: whole numbers as such, others to a millionth."""
+    return round(value) if value == round(value) else round(value, 6)
 
 
 def _extremes(grown: list[tuple[float, float]]) -> tuple[float, float]:

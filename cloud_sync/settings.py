@@ -87,7 +87,7 @@ class DesiredSettings(_Strict):
     # Telemetry
     telemetry_quota_mb: int | None = Field(default=None, ge=5, le=100_000)
     telemetry_bytes_per_s: float | None = Field(default=None, ge=256)
-    telemetry_period_s: float | None = Field(default=None, ge=10, le=3600)
+    telemetry_period_s: float | None = Field(default=None, ge=1, le=3600)
     log_excerpts: Literal["off", "error", "warning"] | None = None
     prompt_samples: float | None = Field(default=None, ge=0, le=1)
     redact_patterns: RedactPatterns | None = None

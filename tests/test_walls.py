@@ -68,9 +68,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     "structlog": ("agent/", "cloud_sync/", "models/"),
     "tokenizers": ("agent/engines/text_embedding.py",),
     "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py", "agent/cli/cloud/account_commands.py"),
-    "zstandard": ("cloud_sync/controller/telemetry/bodies.py",),
+    "zstandard": (
+        "cloud_sync/telemetry/drain.py",
+        "cloud_sync/controller/telemetry/bodies.py",
+    ),
     "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
-    "zstandard": ("cloud_sync/telemetry/drain.py",),
 }
 DOES_IO = {
     "asyncio",
