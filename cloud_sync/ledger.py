@@ -17,6 +17,7 @@ from cloud_sync.rows import Accepted, Address, Known, Parcel, Prompt, Purged
 from cloud_sync.schema import give_back
 
 PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
+PURGE_PAGES = 2000
 _SENDERS = """
     WITH RECURSIVE senders (sender) AS (  -- one look into the index for each, however many wait
         SELECT min(sender) FROM inbox WHERE state = 'waiting' AND iif(model IS NULL, :prompts, :tensors)
@@ -190,7 +191,7 @@ def purge(keep_s: float, now: float, db: sqlite3.Connection) -> Purged:
     ).fetchall()
     db.executemany("DELETE FROM results WHERE inbox_seq = ?", old)
     db.executemany("DELETE FROM inbox WHERE seq = ?", old)
-    give_back(db)
+    give_back(db, PURGE_PAGES)
     return Purged(results=len(old), undelivered=late)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 WAL_BYTES = 16 * 1024 * 1024  # what the write-ahead log is cut back to
-PAGES_AT_ONCE = 2000
 
 migrations = Migrations("state")
 
@@ -133,10 +132,10 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def give_back(db: sqlite3.Connection) -> None:
-    """Let the file be as small as what is in it; of much, a part at each call."""
+def give_back(db: sqlite3.Connection, most: int) -> None:
+    """Let the file be as small as what is in it; so many pages at a call."""
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    for _ in range(min(free, PAGES_AT_ONCE)):  # through Python's sqlite3, each call gives one page back
+    for _ in range(min(free, most)):  # through Python's sqlite3, each call gives one page back
         db.execute("PRAGMA incremental_vacuum(1)")
 
 

@@ -13,7 +13,7 @@ from cloud_sync.messages import Row, Stream, Telemetry
 from cloud_sync.schema import give_back
 from cloud_sync.telemetry import room
 from cloud_sync.telemetry.rows import GAP, STREAMS, Backlog, Entry
-from cloud_sync.telemetry.schema import new_id
+from cloud_sync.telemetry.schema import new_id, of
 
 COALESCED_S = 3600.0  # within which what is of one key is one row
 MOST_ROWS = 2000  # of a stream in a batch
@@ -23,7 +23,7 @@ ROW_BYTES = 60  # of a row beside its body, about
 def append(entries: Iterable[Entry], quota: int, db: sqlite3.Connection) -> None:
     """`quota`: bytes of the file, for which room is made."""
     for entry in entries:
-        if entry.key is None or not _coalesced(entry, db):
+        if not _coalesced(entry, db):
             _insert(entry, db)
     room.make(quota, db)
 
@@ -39,8 +39,8 @@ def offer(most_bytes: int, again: bool, told: Mapping[Stream, int], db: sqlite3.
         last = _numbers(stream, db)[1] if again else 1 << 62
         found: list[Row] = []
         for row in db.execute(
-            "SELECT seq, first, at, kind, body FROM rows WHERE stream = ? AND seq <= ? ORDER BY seq LIMIT ?",
-            (stream, last, MOST_ROWS - 1),
+            of(stream, "SELECT seq, first, at, kind, body FROM $ WHERE seq <= ? ORDER BY seq LIMIT ?"),
+            (last, MOST_ROWS - 1),
         ):
             most_bytes -= len(row[-1]) + ROW_BYTES
             if most_bytes < 0 and (found or streams):
@@ -63,8 +63,8 @@ def received(marks: Mapping[Stream, int], db: sqlite3.Connection) -> int:
             db.execute("UPDATE database SET id = ?", (new_id(),))
             return 0
         upto = min(mark, offered)
-        gone += db.execute("DELETE FROM rows WHERE stream = ? AND seq <= ?", (stream, upto)).rowcount
-    give_back(db)
+        gone += db.execute(of(stream, "DELETE FROM $ WHERE seq <= ?"), (upto,)).rowcount
+    give_back(db, room.PAGES)
     return gone
 
 
@@ -74,15 +74,12 @@ def refuse(stream: Stream, seq: int, db: sqlite3.Connection) -> None:
 
 
 def backlog(db: sqlite3.Connection) -> Backlog:
-    told = Backlog()
-    told.rows.update(db.execute("SELECT stream, count(*) FROM rows GROUP BY stream").fetchall())
+    told, oldest = Backlog(), []
+    for stream in STREAMS:
+        [(told.rows[stream],)] = db.execute(of(stream, "SELECT count(*) FROM $")).fetchall()
+        oldest += db.execute(of(stream, "SELECT at FROM $ ORDER BY seq LIMIT 1")).fetchall()
     told.given_up.update(db.execute("SELECT stream, given_up FROM streams").fetchall())
-    oldest = [
-        at
-        for stream in STREAMS
-        for (at,) in db.execute("SELECT at FROM rows WHERE stream = ? ORDER BY seq LIMIT 1", (stream,))
-    ]
-    return Backlog(told.rows, told.given_up, min(oldest, default=None))
+    return Backlog(told.rows, told.given_up, min((at for (at,) in oldest), default=None))
 
 
 def _since(known: int | None, rows: list[Row]) -> list[Row]:
@@ -95,38 +92,36 @@ def _since(known: int | None, rows: list[Row]) -> list[Row]:
 
 def _coalesced(entry: Entry, db: sqlite3.Connection) -> bool:
     """Count it with the one before of its key, if that is of this hour and nobody was told of it yet."""
+    if entry.key is None:
+        return False
     found = db.execute(
-        "SELECT seq, at, body FROM rows WHERE key = ? AND stream = ?"
-        " AND seq > (SELECT offered FROM streams WHERE streams.stream = rows.stream)"
-        " ORDER BY seq DESC LIMIT 1",
-        (entry.key, entry.stream),
+        "SELECT seq, at, body FROM events WHERE key = ? AND seq > ? ORDER BY seq DESC LIMIT 1",
+        (entry.key, _numbers("events", db)[1]),
     ).fetchone()
     if found is None or abs(entry.at - found[1]) >= COALESCED_S:
         return False
     count = json.loads(found[2]).get("count", 1) + 1
     body = {**entry.body, "count": count, "last_at": entry.at}
-    db.execute(
-        "UPDATE rows SET body = ? WHERE stream = ? AND seq = ?", (room.dumped(body), entry.stream, found[0])
-    )
+    db.execute("UPDATE events SET body = ? WHERE seq = ?", (room.dumped(body), found[0]))
     return True
 
 
 def _insert(entry: Entry, db: sqlite3.Connection) -> None:
-    [(seq,)] = db.execute(
-        "UPDATE streams SET last = last + 1 WHERE stream = ? RETURNING last", (entry.stream,)
-    ).fetchall()
     db.execute(
-        "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (entry.stream, seq, seq, entry.at, entry.kind, room.dumped(entry.body), entry.worth, entry.key),
+        of(entry.stream, "INSERT INTO $ (at, kind, body, worth, key) VALUES (?, ?, ?, ?, ?)"),
+        (entry.at, entry.kind, room.dumped(entry.body), entry.worth, entry.key),
     )
 
 
 def _numbers(stream: Stream, db: sqlite3.Connection) -> tuple[int, int]:
     """The last that was given, and that was offered."""
-    last, offered = db.execute("SELECT last, offered FROM streams WHERE stream = ?", (stream,)).fetchone()
+    last, offered = db.execute(
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = stream), 0), offered"
+        " FROM streams WHERE stream = ?",
+        (stream,),
+    ).fetchone()
     return last, offered
 
 
-def _row(seq: int, first: int, at: float, kind: str, body: str) -> Row:
-    alone = first == seq and kind != GAP
-    return Row(seq=seq, first=None if alone else first, at=at, kind=kind, body=json.loads(body))
+def _row(seq: int, first: int | None, at: float, kind: str, body: str) -> Row:
+    return Row(seq=seq, first=first, at=at, kind=kind, body=json.loads(body))

@@ -12,12 +12,15 @@ from typing import Any
 
 from cloud_sync.messages import Stream
 from cloud_sync.schema import give_back
-from cloud_sync.telemetry.rows import GAP, Worth
+from cloud_sync.telemetry.rows import Worth
+from cloud_sync.telemetry.schema import of
 
 HOUR_S = 3600
 AT_ONCE = 64  # rows that are given up in one step
+STEPS = 64  # in one transaction, which the write-ahead log must hold
+PAGES = 500  # that are given back in one
 FILE_SHARE = 7 / 8  # of the quota; the rest is for the write-ahead log
-ENOUGH = 15 / 16  # of that: room is made for a while
+ENOUGH = 31 / 32  # of that: room is made for a while
 ORDER: tuple[tuple[Stream, Worth], ...] = (
     ("samples", Worth.LEAST),
     ("logs", Worth.LEAST),
@@ -32,30 +35,31 @@ def make(quota: int, db: sqlite3.Connection) -> None:
     """`quota`: bytes."""
     most = quota * FILE_SHARE
     used, free = _size(db)
-    if used > most:
-        while _size(db)[0] > most * ENOUGH:
-            if not (_to_hours(db) or any(_give_up_some(stream, worth, db) for stream, worth in ORDER)):
-                break
+    steps = STEPS if used > most else 0
+    while steps and _size(db)[0] > most * ENOUGH:
+        if not (_to_hours(db) or any(_give_up_some(stream, worth, db) for stream, worth in ORDER)):
+            break
+        steps -= 1
     if used + free > most:
-        give_back(db)
+        give_back(db, PAGES)
 
 
 def give_up(stream: Stream, seqs: Sequence[int], db: sqlite3.Connection) -> None:
     """Gaps take the place of these rows, which are in order; one gap of those that touch."""
     for seq in seqs:
         [(first, at)] = db.execute(
-            "SELECT first, at FROM rows WHERE stream = ? AND seq = ?", (stream, seq)
+            of(stream, "SELECT coalesce(first, seq), at FROM $ WHERE seq = ?"), (seq,)
         ).fetchall()
         lost, last, until = seq - first + 1, seq, at
-        before, after = _gaps_beside(stream, first, seq, db)
+        before, after = _gaps(stream, first - 2, db), _gaps(stream, seq, db)
         if before and before[0] == first - 1:
             first, at = before[1], before[2]
         if after and after[1] == seq + 1:
             last, until = after[0], json.loads(after[3])["until"]
-        db.execute("DELETE FROM rows WHERE stream = ? AND seq BETWEEN ? AND ?", (stream, first, last))
+        db.execute(of(stream, "DELETE FROM $ WHERE seq BETWEEN ? AND ?"), (first, last))
         db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-            (stream, last, first, at, GAP, dumped({"until": until}), Worth.GAP),
+            of(stream, "INSERT INTO $ VALUES (?, ?, ?, 'gap', ?, ?, NULL)"),
+            (last, first, at, dumped({"until": until}), Worth.GAP),
         )
         db.execute("UPDATE streams SET given_up = given_up + ? WHERE stream = ?", (lost, stream))
 
@@ -78,17 +82,13 @@ def merged(minutes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"period_s": sum(minute["period_s"] for minute in minutes), "series": series}
 
 
-def _gaps_beside(stream: Stream, first: int, seq: int, db: sqlite3.Connection) -> list[Any]:
-    """The first that ends at `first` - 1 or later, and that ends after `seq`, of those not offered."""
-    return [
-        db.execute(
-            "SELECT seq, first, at, body FROM rows WHERE stream = ? AND worth = ? AND seq > ?"
-            " AND seq > (SELECT offered FROM streams WHERE streams.stream = rows.stream)"
-            " ORDER BY seq LIMIT 1",
-            (stream, Worth.GAP, after),
-        ).fetchone()
-        for after in (first - 2, seq)
-    ]
+def _gaps(stream: Stream, after: int, db: sqlite3.Connection) -> tuple[int, int, float, str] | None:
+    """The first that ends there, and was not offered: seq, first, at, body."""
+    found: tuple[int, int, float, str] | None = db.execute(
+        of(stream, "SELECT seq, first, at, body FROM $ WHERE worth = ? AND seq > ? ORDER BY seq LIMIT 1"),
+        (Worth.GAP, max(after, _offered(stream, db))),
+    ).fetchone()
+    return found
 
 
 def _size(db: sqlite3.Connection) -> tuple[int, int]:
@@ -103,9 +103,8 @@ def _to_hours(db: sqlite3.Connection) -> bool:
     """Let the oldest hour's minutes be one row; False: there are none but those of the hour that goes on."""
     hour: list[tuple[int, int, float, str]] = []
     for row in db.execute(
-        "SELECT seq, first, at, body FROM rows WHERE stream = 'metrics' AND worth = ?"
-        " AND seq > (SELECT offered FROM streams WHERE stream = 'metrics') ORDER BY seq",
-        (Worth.LEAST,),
+        "SELECT seq, coalesce(first, seq), at, body FROM metrics WHERE worth = ? AND seq > ? ORDER BY seq",
+        (Worth.LEAST, _offered("metrics", db)),
     ):
         if hour and (row[2] // HOUR_S != hour[0][2] // HOUR_S or row[1] != hour[-1][0] + 1):
             break
@@ -114,9 +113,9 @@ def _to_hours(db: sqlite3.Connection) -> bool:
         return False
     first, last = hour[0], hour[-1]
     body = merged([json.loads(row[3]) for row in hour])
-    db.execute("DELETE FROM rows WHERE stream = 'metrics' AND seq BETWEEN ? AND ?", (first[0], last[0]))
+    db.execute("DELETE FROM metrics WHERE seq BETWEEN ? AND ?", (first[0], last[0]))
     db.execute(
-        "INSERT INTO rows VALUES ('metrics', ?, ?, ?, 'hour', ?, ?, NULL)",
+        "INSERT INTO metrics VALUES (?, ?, ?, 'hour', ?, ?, NULL)",
         (last[0], first[1], first[2], dumped(body), Worth.MORE),
     )
     return True
@@ -125,9 +124,13 @@ def _to_hours(db: sqlite3.Connection) -> bool:
 def _give_up_some(stream: Stream, worth: Worth, db: sqlite3.Connection) -> bool:
     """The oldest; False: there are none."""
     seqs = db.execute(
-        "SELECT seq FROM rows WHERE stream = ? AND worth = ?"
-        " AND seq > (SELECT offered FROM streams WHERE streams.stream = rows.stream) ORDER BY seq LIMIT ?",
-        (stream, worth, AT_ONCE),
+        of(stream, "SELECT seq FROM $ WHERE worth = ? AND seq > ? ORDER BY seq LIMIT ?"),
+        (worth, _offered(stream, db), AT_ONCE),
     ).fetchall()
     give_up(stream, [seq for (seq,) in seqs], db)
     return bool(seqs)
+
+
+def _offered(stream: Stream, db: sqlite3.Connection) -> int:
+    [(offered,)] = db.execute("SELECT offered FROM streams WHERE stream = ?", (stream,)).fetchall()
+    return int(offered)

@@ -23,7 +23,7 @@ class Worth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One piece of telemetry, as it comes to be. With a `key`, what comes again within an hour is counted."""
+    """One piece of telemetry, as it comes to be. Events of one `key` within an hour are counted."""
 
     stream: Stream
     at: float  # wall time, seconds

@@ -9,40 +9,45 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from cloud_sync import schema
+from cloud_sync.messages import Stream
 from cloud_sync.telemetry.rows import STREAMS
 
-WAL_PAGES = 250  # after which the log goes into the file: the quota is on both
+WAL_PAGES, WAL_BYTES = 250, 2 << 20  # after which the log goes into the file; what it is cut back to
 
 migrations = Migrations("telemetry")
 
 
-@migrations(name="0001_rows")
-def _rows(db: Database) -> None:
+@migrations(name="0001_streams")
+def _streams(db: Database) -> None:
+    # A table a stream: the oldest of it lie together, and give whole pages back when they go.
+    for stream in STREAMS:
+        db.execute(f"""
+            CREATE TABLE {stream} (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- none is given twice
+                first INTEGER,                          -- it stands for all since this; NULL: for itself
+                at REAL NOT NULL,                       -- wall time
+                kind TEXT NOT NULL,
+                body TEXT NOT NULL,                     -- JSON
+                worth INTEGER NOT NULL,                 -- see rows.Worth
+                key TEXT                                -- what is of one key is one row; NULL: it is alone
+            ) STRICT""")
+        db.execute(f"CREATE INDEX {stream}_worth ON {stream} (worth, seq)")
+    db.execute("CREATE INDEX events_key ON events (key, seq) WHERE key IS NOT NULL")
     db.execute("""
         CREATE TABLE streams (
             stream TEXT PRIMARY KEY,
-            last INTEGER NOT NULL DEFAULT 0,            -- the newest seq: none is given twice
             offered INTEGER NOT NULL DEFAULT 0,         -- up to here the controller may have it: not changed
             given_up INTEGER NOT NULL DEFAULT 0         -- rows, ever
         ) STRICT, WITHOUT ROWID""")
     for stream in STREAMS:
         db.execute("INSERT INTO streams (stream) VALUES (?)", (stream,))
-    db.execute("""
-        CREATE TABLE rows (
-            stream TEXT NOT NULL REFERENCES streams (stream),
-            seq INTEGER NOT NULL,
-            first INTEGER NOT NULL,                     -- it stands for all from here to seq
-            at REAL NOT NULL,                           -- wall time
-            kind TEXT NOT NULL,
-            body TEXT NOT NULL,                         -- JSON
-            worth INTEGER NOT NULL,                     -- see rows.Worth
-            key TEXT,                                   -- what is of one key is one row; NULL: it is alone
-            UNIQUE (stream, seq)
-        ) STRICT""")
-    db.execute("CREATE INDEX rows_worth ON rows (stream, worth, seq)")
-    db.execute("CREATE INDEX rows_key ON rows (key, seq) WHERE key IS NOT NULL")
     db.execute("CREATE TABLE database (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT")
     db.execute("INSERT INTO database VALUES (1, ?)", (new_id(),))
+
+
+def of(stream: Stream, sql: str) -> str:
+    """With the stream's table for `$`."""
+    return sql.replace("$", stream)
 
 
 def new_id() -> str:
@@ -57,4 +62,5 @@ def prepare(path: Path) -> Path | None:
 def connect(path: Path) -> sqlite3.Connection:
     db = schema.connect(path)
     db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+    db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
     return db
