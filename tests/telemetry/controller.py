@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+
 import zstandard
 
-from cloud_sync.messages import Received, Row, Stream, Telemetry
-from cloud_sync.telemetry.rows import STREAMS
+from cloud_sync.messages import Answer, Desired, Received, Renew, Renewed, Report, Row, Stream, Telemetry
+from cloud_sync.transports.transport import LinkError, Rejected
 
 
 class Kept:
@@ -43,5 +45,39 @@ class Kept:
             row for (_, name), rows in self.rows.items() if name == stream for _, row in sorted(rows.items())
         ]
 
-    def marks(self, database: str) -> dict[Stream, int]:
-        return {stream: self.mark(database, stream) for stream in STREAMS}
+
+class Way:
+    """A Transport to it, which can be cut before or after what is sent arrives, or refuse."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.answers_lost = 0  # of the next ones
+        self.refuses: Callable[[Telemetry], str] = lambda batch: ""  # with this code
+        self.tries: list[Telemetry] = []
+
+    async def telemetry(self, batch: bytes) -> Received:
+        told = Telemetry.model_validate_json(zstandard.decompress(batch))
+        self.tries.append(told)
+        if code := self.refuses(told):
+            raise Rejected(code, "no")
+        answer = self.kept.take(batch)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise LinkError("the answer was lost")
+        return answer
+
+    async def report(self, report: Report) -> Answer:
+        raise LinkError("only telemetry goes here")
+
+    async def desired(self, known: Desired | None) -> Desired | None:
+        raise LinkError("only telemetry goes here")
+
+    async def hints(self) -> AsyncIterator[int]:
+        raise LinkError("only telemetry goes here")
+        yield 0
+
+    async def renew(self, asked: Renew) -> Renewed:
+        raise LinkError("only telemetry goes here")
+
+    async def close(self) -> None:
+        pass

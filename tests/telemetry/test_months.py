@@ -92,7 +92,7 @@ def covered(rows: list[Row]) -> bool:
 async def test_the_least_valuable_goes_first_and_a_gap_takes_its_place(
     folder: Path, open_outbox: Callable[..., Outbox]
 ) -> None:
-    """Under a quota that shrinks: samples, logs, hours, then events, of which Updates are there to the end."""
+    """Under a quota that shrinks: samples, logs, hours, then events, of which Updates stay to the end."""
     outbox, chance = open_outbox(QUOTA), random.Random(2)
     for hour in range(30):
         await outbox.append(list(busy_hour(BEGIN + hour * HOUR, chance)))
