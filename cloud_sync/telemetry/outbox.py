@@ -38,10 +38,12 @@ class Outbox:
         if self.set_aside is not None:
             log.error("the telemetry was damaged and is set aside", file=str(self.set_aside))
         self.backlog = Backlog()  # as of the last operation
+        self._closed = False
         self._told: dict[Stream, int] = {}  # up to where the controller has it
 
     async def close(self) -> None:
-        """Commit what is queued and let go of the file."""
+        """Commit what is queued and let go of the file; what is asked for later is a StateError."""
+        self._closed = True
         await asyncio.to_thread(self._writer.close)
 
     async def append(self, entries: Sequence[Entry]) -> None:
@@ -66,6 +68,8 @@ class Outbox:
         await self._do(partial(ledger.refuse, stream, seq))
 
     async def _do(self, act: Act[T]) -> T:
+        if self._closed:
+            raise StateError("the telemetry's file is closed")
         answer, self.backlog = await self._writer.do(partial(_counted, act))
         return answer
 

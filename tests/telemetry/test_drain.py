@@ -232,6 +232,23 @@ async def test_a_file_that_is_an_old_copy_of_itself_becomes_another(
     assert texts(way.kept)[-2:] == ["newer", "newer"]
 
 
+async def test_a_file_that_is_opened_again_is_sent_from(
+    outbox: Outbox, drain: Drain, way: Way, open_outbox: Callable[..., Outbox]
+) -> None:
+    """As after a disk that was full for a while."""
+    await outbox.append(events("a"))
+    await outbox.close()
+    drain.link(there=True)
+    await asyncio.sleep(0.05)
+    drain.close()
+    again = open_outbox()
+    drain.open(again)
+    await again.append(events("b"))
+    drain.link(there=True)
+    await until(lambda: not waits(again))
+    assert texts(way.kept) == ["a", "b"]
+
+
 async def test_the_link_is_never_used_more_than_is_set(outbox: Outbox, way: Way) -> None:
     rate, chance = 200_000, random.Random(3)
     await outbox.append(events(*(chance.randbytes(2000).hex() for _ in range(200))))
