@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog.testing
 
 from cloud_sync.messages import Telemetry
 from cloud_sync.telemetry.drain import Drain, packed
@@ -184,10 +185,11 @@ async def test_a_batch_that_is_too_large_goes_in_pieces(outbox: Outbox, drain: D
 async def test_a_refusal_that_is_not_for_a_row_loses_nothing(outbox: Outbox, drain: Drain, way: Way) -> None:
     way.refuses = lambda batch: "revoked"
     await outbox.append(events("a"))
-    drain.link(there=True)
-    await until(lambda: way.tries)
-    await asyncio.sleep(0.05)
-    assert waits(outbox) == 1
+    with structlog.testing.capture_logs() as said:
+        drain.link(there=True)
+        await until(lambda: said)
+    assert said[0]["event"] == "telemetry is refused"
+    assert len(way.tries) == waits(outbox) == 1
     assert outbox.backlog.given_up["events"] == 0
 
 
