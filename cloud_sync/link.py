@@ -70,7 +70,7 @@ class Link:
                                 self._listen(transport),
                                 self._follow(transport),
                                 self._renew(transport),
-                                self._drain.run(transport),
+                                self._drain.run(transport, self._membership.fleet_id),
                             )
                         ]
                         await self._renewed.wait()  # another identity: other connections

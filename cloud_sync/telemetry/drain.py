@@ -70,7 +70,7 @@ class Drain:
             self._hurries.take(HURRY_S)
             self._due.set()
 
-    async def run(self, transport: Transport) -> None:
+    async def run(self, transport: Transport, fleet: str) -> None:
         """Until cancelled. A disk that cannot be read stops nothing else."""
         self._due.clear()
         while True:
@@ -79,6 +79,7 @@ class Drain:
             self._due.clear()
             if self._outbox is not None:
                 try:
+                    await self._outbox.belong(fleet)
                     await self._empty(self._outbox, transport)
                 except StateError as error:
                     log.warning("telemetry cannot be read", reason=str(error))

@@ -20,6 +20,21 @@ MOST_ROWS = 2000  # of a stream in a batch
 ROW_BYTES = 60  # of a row beside its body, about
 
 
+def belong(fleet: str, db: sqlite3.Connection) -> bool:
+    """What was written for another fleet goes: it is not this one's business. Whether it was another's."""
+    [(former,)] = db.execute("SELECT fleet FROM database").fetchall()
+    if former == fleet:
+        return False
+    if former is not None:
+        for stream in STREAMS:
+            db.execute(of(stream, "DELETE FROM $"))
+        db.execute("DELETE FROM sqlite_sequence")
+        db.execute("UPDATE streams SET offered = 0")
+        db.execute("UPDATE database SET id = ?", (new_id(),))
+    db.execute("UPDATE database SET fleet = ?", (fleet,))
+    return former is not None
+
+
 def append(entries: Iterable[Entry], quota: int, db: sqlite3.Connection) -> None:
     """`quota`: bytes of the file, for which room is made."""
     for entry in entries:

@@ -46,6 +46,11 @@ class Outbox:
         self._closed = True
         await asyncio.to_thread(self._writer.close)
 
+    async def belong(self, fleet: str) -> None:
+        """To be called before anything is sent to that fleet. What was written for another one goes."""
+        if await self._do(partial(ledger.belong, fleet)):
+            self._told = {}
+
     async def append(self, entries: Sequence[Entry]) -> None:
         """Returns after the commit; other rows may have gone to make room for these."""
         await self._do(partial(ledger.append, entries, self._quota()))

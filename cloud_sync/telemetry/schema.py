@@ -41,8 +41,13 @@ def _streams(db: Database) -> None:
         ) STRICT, WITHOUT ROWID""")
     for stream in STREAMS:
         db.execute("INSERT INTO streams (stream) VALUES (?)", (stream,))
-    db.execute("CREATE TABLE database (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT")
-    db.execute("INSERT INTO database VALUES (1, ?)", (new_id(),))
+    db.execute("""
+        CREATE TABLE database (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            id TEXT NOT NULL,
+            fleet TEXT                                  -- whose business this is; NULL: nobody's yet
+        ) STRICT""")
+    db.execute("INSERT INTO database (one, id) VALUES (1, ?)", (new_id(),))
 
 
 def of(stream: Stream, sql: str) -> str:

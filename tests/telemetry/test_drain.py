@@ -38,7 +38,7 @@ async def outbox(open_outbox: Callable[..., Outbox]) -> Outbox:
 async def drain(outbox: Outbox, way: Way) -> AsyncIterator[Drain]:
     drain = Drain(lambda: FAST)
     drain.open(outbox)
-    task = asyncio.create_task(drain.run(way))
+    task = asyncio.create_task(drain.run(way, "ours"))
     await asyncio.sleep(0)
     yield drain
     task.cancel()
@@ -107,7 +107,7 @@ async def main():
     await outbox.append(events("a", "b"))
     drain = Drain(lambda: 1e9)
     drain.open(outbox)
-    task = asyncio.create_task(drain.run(Deaf(Kept())))
+    task = asyncio.create_task(drain.run(Deaf(Kept()), "ours"))
     await asyncio.sleep(0)
     drain.link(there=True)
     await task
@@ -251,12 +251,30 @@ async def test_a_file_that_is_opened_again_is_sent_from(
     assert texts(way.kept) == ["a", "b"]
 
 
+async def test_what_was_written_for_one_fleet_is_not_told_to_another(outbox: Outbox, way: Way) -> None:
+    await outbox.belong("theirs")
+    await outbox.append(events("a secret"))
+    former = (await outbox.offer(1000)).database
+    drain = Drain(lambda: FAST)
+    drain.open(outbox)
+    task = asyncio.create_task(drain.run(way, "ours"))
+    await asyncio.sleep(0)
+    drain.link(there=True)
+    await until(lambda: not waits(outbox))
+    await outbox.append(events("news"))
+    drain.link(there=True)
+    await until(lambda: not waits(outbox))
+    task.cancel()
+    assert texts(way.kept) == ["news"]
+    assert {one.database for one in way.tries} != {former}
+
+
 async def test_the_link_is_never_used_more_than_is_set(outbox: Outbox, way: Way) -> None:
     rate, chance = 200_000, random.Random(3)
     await outbox.append(events(*(chance.randbytes(2000).hex() for _ in range(200))))
     drain = Drain(lambda: rate)
     drain.open(outbox)
-    task = asyncio.create_task(drain.run(way))
+    task = asyncio.create_task(drain.run(way, "ours"))
     await asyncio.sleep(0)
     began = time.monotonic()
     drain.link(there=True)
