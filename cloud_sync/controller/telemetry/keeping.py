@@ -94,10 +94,13 @@ class Keeping:
         """Free pages at the end of the file are given back."""
         while True:
             async with self._store.write() as session:
-                free = await session.scalar(text("PRAGMA freelist_count")) or 0
+                connection = await (await session.connection()).get_raw_connection()
+                plain: Any = connection.driver_connection
+                [[free]] = await plain.execute_fetchall("PRAGMA freelist_count")
                 if free <= MOST_PAGES:
                     return
-                (await session.execute(text(f"PRAGMA incremental_vacuum({MOST_PAGES})"))).all()
+                # Any other way to execute it gives one page back. It ends this transaction first.
+                await plain.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")
 
 
 def _gathered(old: ColumnElement[bool]) -> Any:
