@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.cloud.account_commands import accounts
+
 cloud = typer.Typer(
     help="The controller of a fleet, and commands to it.", no_args_is_help=True, rich_markup_mode="rich"
 )
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
 cloud.add_typer(config, name="config")
+cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Of = Annotated[str | None, typer.Option("--node", help="Of one node.")]

@@ -75,7 +75,7 @@ def metrics_routes(controller: Controller) -> APIRouter:
     router = APIRouter(tags=["Controller"])
     token = controller.settings.metrics_token
 
-    def may_scrape(request: Request) -> None:
+    async def may_scrape(request: Request) -> None:
         """With a token of its own, which is a setting, or as a viewer."""
         given = request.headers.get("authorization", "")
         if token is not None:
@@ -83,7 +83,7 @@ def metrics_routes(controller: Controller) -> APIRouter:
             if hmac.compare_digest(given.encode(), wanted.encode()):
                 return
         access: Access = request.app.state.access
-        access.operator(request, "viewer")
+        await access.operator(request, "viewer")
 
     @router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(may_scrape)])
     async def metrics() -> PlainTextResponse:
