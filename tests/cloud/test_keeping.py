@@ -96,7 +96,7 @@ async def test_minutes_become_hours_and_hours_go_in_the_end(place: Place) -> Non
     node = await place.enrol()
     for n in range(1, 181):  # three hours
         place.days.now = BEGIN + 60 * n
-        await place.send(node, metrics=[minute(0, place.days.now, up=[1, n, n, n, n])])
+        await place.send(node, metrics=[minute(0, place.days.now - 60, up=[1, n, n, n, n])])
     before = await place.total(BEGIN, BEGIN + DAY)
     assert before == [(180, sum(range(1, 181)), 1, 180, 180)]
     place.days.now = BEGIN + 15 * DAY

@@ -104,7 +104,7 @@ class Behind(Table):
 
 
 def _points(name: str) -> Plain:
-    """Aggregates of a series over `period_s` seconds, of which `at` is the end. By days on PostgreSQL.
+    """Aggregates of a series over `period_s` seconds, from `at` on. By days on PostgreSQL.
 
     No key but the time: a batch is taken once, and two points at one time are two measurements.
     """

@@ -60,8 +60,7 @@ class Keeping:
                 await session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
                 if table is POINTS and self._settings.hours_keep_s:
                     begin, until = partitions.end(table, oldest - 1), partitions.end(table, oldest)
-                    months = {partitions.index(HOURS, one) for one in (begin, until)}
-                    await partitions.ensure(session, HOURS, months)
+                    await partitions.ensure(session, HOURS, [partitions.index(HOURS, begin)])
                     await session.execute(_gathered((POINTS.c.at >= begin) & (POINTS.c.at < until)))
                 await session.execute(text(f"DROP TABLE {partitions.name(table, oldest)}"))
 
@@ -71,9 +70,9 @@ class Keeping:
             async with self._store.turn(_TURN) as session:
                 assert session is not None  # noqa: S101 - for the type checker: SQLite has one copy
                 oldest = await session.scalar(select(func.min(table.c.at)))
-                if oldest is None or (until := ((oldest - 1) // HOUR + 1) * HOUR) > end:
+                if oldest is None or (until := (oldest // HOUR + 1) * HOUR) > end:
                     return
-                old = table.c.at <= until
+                old = table.c.at < until
                 if table is POINTS and self._settings.hours_keep_s:
                     await session.execute(_gathered(old))
                 await session.execute(delete(table).where(old))
@@ -105,7 +104,7 @@ class Keeping:
 
 def _gathered(old: ColumnElement[bool]) -> Any:
     """Points, as hours: the statement that puts them there."""
-    hour = (((POINTS.c.at - 1) // HOUR + 1) * HOUR).label("hour")
+    hour = (POINTS.c.at // HOUR * HOUR).label("hour")
     newest = func.row_number().over(partition_by=(POINTS.c.series, hour), order_by=POINTS.c.at.desc())
     c = select(POINTS, hour, newest.label("place")).where(old).cte("placed").c
     hours: Select[Any] = select(
