@@ -16,7 +16,7 @@ AHEAD = 2  # partitions that are there before they are needed
 MOST_ROWS = 5000  # that one transaction deletes
 MOST_PAGES = 2000  # that one transaction gives back, and that stay free
 LOCK_S = 5  # to drop a partition waits for those who read, and all who write wait behind it
-_TURN = 4242021
+_TURN = 4242032
 
 
 class Keeping:
