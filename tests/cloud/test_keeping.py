@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.store import Store, open_store
@@ -18,6 +18,8 @@ from cloud_sync.controller.store.tables import Certificate, Node
 from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS, Excerpt, FleetEvent, Series
 from cloud_sync.controller.telemetry.behind import Behinds
 from cloud_sync.controller.telemetry.core import FleetTelemetry
+from cloud_sync.controller.telemetry.counts import Counts
+from cloud_sync.controller.telemetry.exposition import Exposition
 from cloud_sync.controller.telemetry.history import Page
 from cloud_sync.controller.telemetry.keeping import Keeping
 from cloud_sync.controller.telemetry.series import Wanted
@@ -236,3 +238,27 @@ async def test_who_follows_events_by_their_ids_misses_none(place: Place, url: st
     finally:
         await other.close()
     assert seen == [1, 2]
+
+
+async def test_each_copy_tells_prometheus_the_same_of_the_fleet_and_of_so_many_nodes_by_name(
+    place: Place, url: str
+) -> None:
+    place.settings.metrics_nodes = 1
+    other = await open_store(url, place.days)
+    for name in ("first", "second"):
+        await place.enrol(name)
+    async with place.store.write() as session:
+        await session.execute(update(Node).values(seen_at=BEGIN - 5, backlog=20, generation=4))
+    await Behinds(place.store, place.settings).sweep()
+    try:
+        told = [await Exposition(store, place.settings, Counts()).render() for store in (place.store, other)]
+    finally:
+        await other.close()
+    fleet, again = ({line for line in one.decode().splitlines() if "_node" in line} for one in told)
+    assert fleet == again
+    assert 'autoglm_cloud_nodes{state="active"} 2.0' in fleet
+    assert 'autoglm_cloud_nodes_behind{what="telemetry"} 2.0' in fleet
+    assert 'autoglm_cloud_node_silent_seconds{node="first"} 5.0' in fleet
+    assert 'autoglm_cloud_node_generations_behind{node="first"} 4.0' in fleet
+    assert "autoglm_cloud_nodes_not_shown 1.0" in fleet
+    assert not any("second" in line for line in fleet)
