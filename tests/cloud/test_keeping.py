@@ -261,4 +261,4 @@ async def test_each_copy_tells_prometheus_the_same_of_the_fleet_and_of_so_many_n
     assert 'autoglm_cloud_node_silent_seconds{node="first"} 5.0' in fleet
     assert 'autoglm_cloud_node_generations_behind{node="first"} 4.0' in fleet
     assert "autoglm_cloud_nodes_not_shown 1.0" in fleet
-    assert not any("second" in line for line in fleet)
+    assert not any('node="second"' in line for line in fleet)
