@@ -83,7 +83,7 @@ class Report(BaseModel):
     ready: bool = False
     reason: Text = ""
     models: Annotated[list[ModelReport], Field(max_length=200)] = []
-    backlog: dict[str, Count] = {}
+    backlog: Annotated[dict[str, Count], Field(max_length=100)] = {}
     """Rows of telemetry that wait here, by stream."""
 
 

@@ -28,17 +28,17 @@ class Keeping:
     async def tidy(self) -> None:
         now, keep = self._store.now(), self._settings
         ended = [(POINTS, now - keep.points_keep_s - DAY), (HOURS, now - keep.hours_keep_s - DAY)]
+        await self._delete(FleetEvent, FleetEvent.received_at < now - keep.events_keep_s)
+        for stream, keep_s in (("logs", keep.logs_keep_s), ("samples", keep.samples_keep_s)):
+            old = (Excerpt.stream == stream) & (Excerpt.received_at < now - keep_s)
+            await self._delete(Excerpt, old)
+        await self._delete(Series, Series.seen_at < min(end for _, end in ended) - DAY)
         for table, end in ended:
             if self._store.postgres:
                 await self._make_ahead(table, now)
                 await self._drop(table, end)
             else:
                 await self._cut(table, end)
-        await self._delete(FleetEvent, FleetEvent.received_at < now - keep.events_keep_s)
-        for stream, keep_s in (("logs", keep.logs_keep_s), ("samples", keep.samples_keep_s)):
-            old = (Excerpt.stream == stream) & (Excerpt.received_at < now - keep_s)
-            await self._delete(Excerpt, old)
-        await self._delete(Series, Series.seen_at < min(end for _, end in ended) - DAY)
         if not self._store.postgres:
             await self._shrink()
 
