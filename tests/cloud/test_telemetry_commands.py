@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -74,3 +76,18 @@ def test_events_are_followed_as_they_come(controller: Controller, member: Member
             assert json.loads(process.stdout.readline())["kind"] == "later"
         finally:
             process.kill()
+
+
+def test_series_are_curves_on_a_terminal(controller: Controller, member: Member) -> None:
+    ours, theirs = pty.openpty()
+    command = [AUTOGLM, "cloud", "series", "up", "--last", "1h", "--step", "1m", "--by", "node"]
+    try:
+        done = subprocess.run(command, env=controller.variables, stdout=theirs, check=True, timeout=60)
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
+    assert f"{member.name} up" in shown
+    assert "█▅▁" in shown
+    assert "min 1  mean 2  max 3  last 1" in shown
