@@ -47,8 +47,6 @@ class Mark(Table):
     seq: Mapped[int] = mapped_column(default=0)
     ahead: Mapped[int] = mapped_column(default=0)
     """Where a batch began that left something out, the last time; 0: it did not."""
-    at: Mapped[float] = mapped_column(default=0.0)
-    """When `seq` grew last."""
 
 
 class Excerpt(Table):
