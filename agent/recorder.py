@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +82,7 @@ class Recorder:
                 await self._alarms.look(outbox.backlog)
                 metrics.look()
                 self._excerpts.settle()
-                await self._keep(outbox)
+                await _to_its_end(self._keep(outbox))
                 self._show(outbox.backlog)
                 await asyncio.sleep(TICK_S)
         finally:
@@ -113,6 +114,9 @@ class Recorder:
             await outbox.append(entries)
         except StateError:
             self._journal.put_back(entries)
+            raise
+        except Exception:
+            self._journal.lost += len(entries)
             raise
         if any(entry.stream == "events" for entry in entries):
             self.drain.hurry()
@@ -169,6 +173,17 @@ class Minutes:
             body = {"period_s": max(1, round(now - self._began)), "series": series}
             self._telemetry.journal.metrics(self._wall, body)
         self._began, self._wall = now, time.time()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Cancelled, it is waited for all the same: what it holds is nowhere else."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        task.exception()
+        raise
 
 
 def _age(backlog: Backlog) -> float:
