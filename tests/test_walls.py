@@ -45,7 +45,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "numpy": ("agent/engines/",),
     "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
     "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
-    "prometheus_client": ("agent/telemetry.py",),
+    "prometheus_client": ("agent/telemetry.py", "cloud_sync/controller/telemetry/"),
     "PIL": ("agent/engines/image_classification.py",),
     "pydantic": (
         "agent/canaries.py",
@@ -67,6 +67,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "structlog": ("agent/", "cloud_sync/", "models/"),
     "tokenizers": ("agent/engines/text_embedding.py",),
     "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py", "agent/cli/cloud/account_commands.py"),
+    "zstandard": ("cloud_sync/controller/telemetry/bodies.py",),
     "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
 }
 DOES_IO = {

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import accounts, nodes_own, oauth, operators
+from cloud_sync.controller.api import accounts, nodes_own, oauth, operators, telemetry
 from cloud_sync.controller.core import Controller
+from cloud_sync.controller.counted import Counted
 from cloud_sync.controller.errors import Refused, TooMany
 from cloud_sync.controller.guard import Guard
 from cloud_sync.controller.proxy import BehindProxy
@@ -33,6 +34,9 @@ def create_app(controller: Controller) -> ASGIApp:
     app.state.store = controller.store
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(telemetry.node_routes(controller))
+    app.include_router(telemetry.operator_routes(controller))
+    app.include_router(telemetry.metrics_routes(controller))
     app.include_router(accounts.routes(controller))
     app.include_router(oauth.routes(controller))
     app.include_router(oauth.metadata(controller))
@@ -46,8 +50,9 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
-    guarded = Guard(app, controller.settings.max_body_bytes)
-    return BehindProxy(guarded, controller.settings.proxies, controller.settings.certificate_header)
+    settings = controller.settings
+    guarded = Counted(Guard(app, settings.max_body_bytes), controller.telemetry.counts)
+    return BehindProxy(guarded, settings.proxies, settings.certificate_header)
 
 
 def _answer(status: int, code: str, message: str) -> Response:

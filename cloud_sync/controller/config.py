@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, IPvAnyNetwork, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cloud_sync.controller.tokens import Role
@@ -31,6 +31,19 @@ class ControllerSettings(BaseSettings):
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
     heartbeat_s: float = Field(default=300, ge=1)  # of nodes, unless their Desired says otherwise
     max_body_bytes: int = Field(default=4 << 20, ge=64 << 10)
+    telemetry_max_bytes: int = Field(default=8 << 20, ge=64 << 10)  # of a batch, decompressed
+
+    points_keep_s: float = Field(default=14 * DAY, ge=DAY)  # as they came; then by the hour
+    hours_keep_s: float = Field(default=400 * DAY, ge=0)
+    events_keep_s: float = Field(default=400 * DAY, ge=0)
+    logs_keep_s: float = Field(default=30 * DAY, ge=0)
+    samples_keep_s: float = Field(default=30 * DAY, ge=0)
+    series_per_node: int = Field(default=2000, ge=1)
+
+    behind_after_s: float = Field(default=900, ge=1)  # a node is behind for so long: an event
+    backlog_rows: int = Field(default=10_000, ge=0)  # more that wait on a node: it is behind
+    metrics_token: SecretStr | None = None  # opens /metrics, beside a viewer's
+    metrics_nodes: int = Field(default=1000, ge=0)  # that have series of their own there
 
     # Operators
     public_url: str = ""  # that tokens name as their issuer; empty: by this machine's name

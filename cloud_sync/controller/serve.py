@@ -38,12 +38,9 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(controller.hints.run())]
-                if controller.foreign is not None:
-                    beside.append(group.create_task(controller.foreign.run()))
+                beside = group.create_task(controller.run())
                 await server.serve(sockets=[listener])
-                for task in beside:
-                    task.cancel()
+                beside.cancel()
     finally:
         await store.close()
 
