@@ -1,4 +1,4 @@
-"""Callers by JWT: what the claims of an issuer's tokens mean here, and how many of their callers have names."""
+"""Callers by JWT: what the claims of an issuer's tokens mean here; metrics of a bounded number of them."""
 
 from __future__ import annotations
 
