@@ -23,6 +23,7 @@ from cloud_sync.controller.store.accounts import Account, RefreshToken
 from cloud_sync.controller.tokens import Role
 
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+ID = re.compile(r"[0-9a-f]{24}")  # of a refresh token
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Logins:
     async def by_refresh(self, token: str, address: str, asked: Asked) -> Granted:
         """Refused. A token that was used already ends all that came of its login."""
         asked.check()
-        id, _, secret = token.partition(".")
+        id, secret = _parts(token)
         fresh = ""
         async with self._store.write() as session:
             now = self._store.now()
@@ -92,7 +93,7 @@ class Logins:
 
     async def revoke(self, token: str, address: str) -> None:
         """End all that came of the login that this refresh token is of; another token is nothing here."""
-        id, _, secret = token.partition(".")
+        id, secret = _parts(token)
         async with self._store.write() as session:
             row = await session.get(RefreshToken, id)
             if row is not None and secrets.compare_digest(row.digest, digest(secret)):
@@ -172,6 +173,12 @@ class Logins:
             ver=account.version,
         )
         return Granted(token, life, role, refresh)
+
+
+def _parts(token: str) -> tuple[str, str]:
+    """Of a refresh token its id, "" where it can be none, and its secret."""
+    id, _, secret = token.partition(".")
+    return (id if ID.fullmatch(id) else ""), secret
 
 
 def _wrong(kind: str) -> Unauthorised:

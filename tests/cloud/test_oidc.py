@@ -78,6 +78,7 @@ def test_a_token_that_is_not_valid_here_and_now_is_refused(controller: Controlle
         token(issuer, "fleet-admins", life_s=-60),
         token(issuer, "fleet-admins", nbf=int(time.time()) + 300),
         token(issuer, "fleet-admins", sub=""),
+        token(issuer, "fleet-admins", sub="a\0b"),
         *issuer.forgeries(AUDIENCE, realm={"groups": ["fleet-admins"]}),
         token(issuer, "fleet-admins")[:-8] + "AAAAAAAA",
     ):
