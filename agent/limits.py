@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from agent.admission import Bucket
 from agent.config import Settings
 from agent.config_access import RateLimit
@@ -22,6 +20,7 @@ class Limits:
         self._keys: dict[str, RateLimit] = {f"http:{key.name}": key for key in settings.api_keys}
         self._settings = settings
         self._buckets: dict[str, _Buckets] = {}
+        self._senders: dict[str, _Shared] = {}
 
     def check(self, sender: str, count: int, tokens: float, now: float) -> None:
         """So many requests of together about so many tokens. Raises RateLimited with the seconds to wait."""
@@ -39,13 +38,17 @@ class Limits:
         for _, buckets in self._of(sender, now):
             buckets.take(0, used - estimated, now)
 
-    def _of(self, sender: str, now: float) -> Iterator[tuple[str, _Buckets]]:
-        for whose, limit in self._limits(sender):
-            if whose not in self._buckets:
-                if len(self._buckets) >= MANY:
-                    self._forget(now)
-                self._buckets[whose] = _Buckets(limit, now)
-            yield whose, self._buckets[whose]
+    def _of(self, sender: str, now: float) -> _Shared:
+        found = self._senders.get(sender)
+        if found is None:
+            if len(self._senders) >= MANY:
+                self._forget(now)
+            found = self._senders[sender] = tuple(
+                (whose, self._buckets.setdefault(whose, _Buckets(limit, now)))
+                for whose, limit in self._limits(sender)
+                if limit.requests_per_minute or limit.tokens_per_minute
+            )
+        return found
 
     def _limits(self, sender: str) -> tuple[tuple[str, RateLimit], ...]:
         """Those that the sender is under, by whom they are shared."""
@@ -60,6 +63,7 @@ class Limits:
         return ((sender, self._keys.get(sender, self._settings.anonymous_limit)),)
 
     def _forget(self, now: float) -> None:
+        self._senders.clear()
         self._buckets = {whose: one for whose, one in self._buckets.items() if not one.full(now)}
 
 
@@ -84,3 +88,7 @@ class _Buckets:
 
     def full(self, now: float) -> bool:
         return all(one is None or one.full(now) for one in (self._requests, self._tokens))
+
+
+_Shared = tuple[tuple[str, _Buckets], ...]
+"""What a sender takes from, by whom it is shared with."""
