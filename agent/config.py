@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -28,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from agent.config_access import ApiKey, JwtSettings, Name, RateLimit
 from agent.config_sources import DesiredSource, FileSource, default_data_dir, default_node
 from agent.duration import Duration
 from agent.model_settings import ModelName, ModelSettings, meant
@@ -39,48 +30,7 @@ CONFIG_FILE = Path("/etc/autoglm/agent.toml")
 BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|CLOUD_.*)")  # variables that are no settings here
 
 
-def _is_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise ValueError("must be 1 to 64 letters of A-Z a-z 0-9 . _ -")
-    return value
-
-
-def _is_digest(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError('must be 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
-    return value
-
-
-Name = Annotated[str, AfterValidator(_is_name)]
-Digest = Annotated[str, AfterValidator(_is_digest)]
-
-
-class RateLimit(BaseModel):
-    """Token buckets of one caller; None is no limit. A burst of one minute's worth is allowed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-
-
-class ApiKey(RateLimit):
-    """One `[[api_keys]]` table. `sha256` is the hex digest of the key, so that the file holds no secret."""
-
-    name: Name
-    key: SecretStr | None = None
-    sha256: Digest | None = None
-    models: list[str] | None = None  # None: all
-    admin: bool = False  # may pull and swap models
-
-    @model_validator(mode="after")
-    def _can_be_shown(self) -> ApiKey:
-        if not self.sha256 and not (self.key and self.key.get_secret_value()):
-            raise ValueError(f"the key named {self.name!r} needs `sha256` or `key`")
-        return self
-
-
-class Settings(BaseSettings):
+class Settings(JwtSettings, BaseSettings):
     """Everything that can be set. Units are in the names or the comments."""
 
     model_config = SettingsConfigDict(
@@ -152,7 +102,7 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=30, gt=0)
     allowed_hosts: Annotated[list[str], NoDecode] = []  # besides loopback names and http_host; "*": all
     api_keys: list[ApiKey] = []  # none: no key is asked for
-    anonymous_limit: RateLimit = RateLimit()
+    anonymous_limit: RateLimit = RateLimit()  # who may enter by a JWT: see JwtSettings
 
     # MQTT
     mqtt_url: str | None = None  # mqtt://user:password@host:port, mqtts://..., embedded

@@ -36,6 +36,12 @@ class Telemetry:
         self.refused = make.counter("request_refused", "Requests refused at the door, by code.", "code")
         self.http_requests = make.counter("http_requests", "HTTP requests.", "route", "status")
         self.grpc_requests = make.counter("grpc_requests", "gRPC requests.", "method", "code")
+        self.jwt_requests = make.counter(
+            "jwt_requests",
+            "Requests with a JWT, by whom it speaks for; beyond some, 'other'.",
+            "tenant",
+            "user",
+        )
         self.mqtt_messages = make.counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
         self.mqtt_connected = make.gauge("mqtt_connected", "1 while the broker is connected.")
         self.outbox = OutboxTelemetry(make)
