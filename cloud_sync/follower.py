@@ -40,6 +40,8 @@ class Follower:
         if self.twin.trial is not None:
             self._was_ready = True  # it was, or the trial would not have begun to need a restart
             await self._change(Twin.started)
+            if self.twin.trial is None:
+                self._tell_taken_back(next((item.reason for item in self.twin.items.values()), ""))
         self._work.set()
 
     async def heard(self, desired: Desired) -> None:
@@ -66,9 +68,13 @@ class Follower:
     async def _apply(self) -> None:
         applied = self.twin.active
         items = await self._host.apply(self.twin.settings)
+        before = self.twin.observed
         await self._change(
             lambda twin: twin.applied(items) if applied == twin.active == twin.newest else None
         )
+        if self.twin.observed != before:
+            states = {name: item.state for name, item in items.items()}
+            self._host.happened("desired_applied", generation=self.twin.observed, items=states)
         if any(item.state == "needs_restart" for item in items.values()):
             self._host.restart()
 
@@ -96,8 +102,12 @@ class Follower:
 
     async def _take_back(self, tried: Desired | None, why: str) -> None:
         log.error("desired is taken back", generation=self.twin.observed, reason=why)
-        await self._change(lambda twin: twin.failed(why) if twin.active == tried else None)
+        if await self._change(lambda twin: twin.failed(why) if twin.active == tried else None):
+            self._tell_taken_back(why)
         self._work.set()
+
+    def _tell_taken_back(self, why: str) -> None:
+        self._host.happened("desired_taken_back", generation=self.twin.observed, reason=why)
 
     async def _change(self, change: Callable[[Twin], Twin | None]) -> bool:
         """One at a time, each of what the former left, and whole though the caller is cancelled.

@@ -21,6 +21,7 @@ from cloud_sync.host import Host
 from cloud_sync.membership import Membership
 from cloud_sync.messages import Answer, Report
 from cloud_sync.renewal import Renewal
+from cloud_sync.telemetry.drain import Drain
 from cloud_sync.transports.choice import open_transport
 from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
@@ -33,8 +34,8 @@ log = structlog.get_logger()
 
 
 class Link:
-    def __init__(self, membership: Membership, host: Host) -> None:
-        self._membership, self._host = membership, host
+    def __init__(self, membership: Membership, host: Host, drain: Drain) -> None:
+        self._membership, self._host, self._drain = membership, host, drain
         self._renewal = Renewal(membership)
         self._follower = Follower(membership.folder, host)
         self._boot = secrets.token_hex(8)
@@ -70,6 +71,7 @@ class Link:
                                 self._listen(transport),
                                 self._follow(transport),
                                 self._renew(transport),
+                                self._drain.run(transport, self._membership.fleet_id),
                             )
                         ]
                         await self._renewed.wait()  # another identity: other connections
@@ -136,6 +138,7 @@ class Link:
             reason=(reason or self._follower.trouble)[:1000],
             models=facts.models,
             damaged=damaged,
+            backlog=self._drain.backlog,
         )
 
     def _answered(self, answer: Answer) -> None:
@@ -145,6 +148,7 @@ class Link:
         if self._said != "connected":
             log.info("the controller answers", url=self._membership.fleet.shown)
         self._said = "connected"
+        self._drain.link(there=True)
         newest = self._follower.twin.newest
         if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):
             self._fetch.set()
@@ -155,6 +159,7 @@ class Link:
         if self._said == "connected" or self._said != str(error):
             log.warning("no link to the controller", reason=str(error))
         self._said = str(error)
+        self._drain.link(there=False)
 
     async def _listen(self, transport: Transport) -> None:
         pauses = 0

@@ -6,6 +6,7 @@ says where the controller is; `ca.pem` is whom the node trusts.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,6 +52,7 @@ class Membership:
             self.fleet = kept.mend(folder / "fleet.json", Fleet.model_validate_json)
             self._trusted = kept.mend(self.ca, _certificate)
             self._read = kept.mend(self.identity, self._pair)
+            self.fleet_id = sha256(self._trusted).hexdigest()[:16]  # another CA is another fleet
         except FileNotFoundError:
             if kept.damaged(folder):
                 raise Damaged(_lost(folder, "they are damaged")) from None

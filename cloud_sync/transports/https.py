@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import httpx
 from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
-from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renewed, Report
+from cloud_sync.messages import API, Answer, Desired, Join, Joined, Received, Renew, Renewed, Report
 from cloud_sync.transports.transport import LinkError, Rejected
 
 TIMEOUT = httpx.Timeout(30, connect=10)
@@ -72,13 +73,17 @@ class Https:
     async def join(self, asked: Join) -> Joined:
         return await self._post("/join", asked.model_dump_json(), Joined)
 
+    async def telemetry(self, batch: bytes) -> Received:
+        return await self._post("/node/telemetry", batch, Received, {"content-encoding": "zstd"})
+
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _post(self, path: str, body: str, kind: type[M]) -> M:
-        return _read(
-            *await self._ask("POST", path, content=body, headers={"content-type": "application/json"}), kind
-        )
+    async def _post(
+        self, path: str, body: str | bytes, kind: type[M], more: Mapping[str, str] = MappingProxyType({})
+    ) -> M:
+        headers = {"content-type": "application/json", **more}
+        return _read(*await self._ask("POST", path, content=body, headers=headers), kind)
 
     async def _ask(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
         return await _exchange(self._client, method, path, **more)
@@ -158,5 +163,6 @@ def _checked(status: int, content: bytes) -> bytes:
         error = json.loads(content)
     error = error.get("error") if isinstance(error, dict) else None
     if isinstance(error, dict) and status < 500 and status not in (408, 429):
-        raise Rejected(str(error.get("code")), str(error.get("message"))[:1000])
+        code = "too_large" if status == 413 else str(error.get("code"))
+        raise Rejected(code, str(error.get("message"))[:1000])
     raise LinkError(f"the controller answered {status}")

@@ -31,6 +31,9 @@ class Host:
         await self.free.wait()
         return {name: Item(state="applied") for name in settings}
 
+    def happened(self, kind: str, **body: Any) -> None:
+        pass
+
     def restart(self) -> None:
         raise AssertionError("nothing needs it")
 
