@@ -73,7 +73,7 @@ def listener(broker: Mosquitto) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def node(controller: Controller, listener: Client, start_node: Callable[..., Agent], url: str) -> Agent:
-    return start_node(controller, "afar", address=url)
+    return start_node(controller, "afar", address=url, AUTOGLM_TELEMETRY_PERIOD_S="1")
 
 
 def test_a_machine_joins_reports_and_is_told_through_a_broker(controller: Controller, node: Agent) -> None:
@@ -89,6 +89,14 @@ def test_the_login_at_the_broker_is_shown_nowhere(node: Agent, url: str) -> None
     told = node.status()["cloud"]
     assert told["url"] == url.replace(f"{LOGIN}@", "")
     assert LOGIN not in node.log
+
+
+def test_telemetry_goes_the_same_way(controller: Controller, node: Agent) -> None:
+    until = time.monotonic() + 60
+    with controller.client() as client:
+        while not client.get("/api/v1/events", params={"node": "afar", "kind": "start"}).json():
+            assert time.monotonic() < until, node.status()["telemetry"]
+            time.sleep(0.1)
 
 
 async def test_a_document_larger_than_a_message_comes_through(

@@ -25,9 +25,9 @@ def mounted(path: Path, *, megabytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """To the last byte, with one file, which is returned."""
+    """To the last byte, with one file, which is returned. Again, where something has made room since."""
     ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
+    with ballast.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
             with contextlib.suppress(OSError):
                 while file.write(bytes(size)):
