@@ -33,12 +33,12 @@ class Excerpts(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """May be called by any thread; `Handler.handle` lets in one at a time."""
         line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        event = self._clean(line.get("event"))
+        event = str(line.get("event"))[:CHARACTERS]
         self.settle()
         known = event if event in self._seen or len(self._seen) < EVENTS else "others"
         self._seen[known] = self._seen.get(known, 0) + 1
         if self._seen[known] <= OF_ONE:
-            self._journal.log(record.levelname.lower(), {"event": event, **self._fields(line, record)})
+            self._journal.log(record.levelname.lower(), self._told(event, line, record))
 
     def settle(self) -> None:
         """At a window's end, say how many lines were left out. Called often."""
@@ -51,17 +51,17 @@ class Excerpts(logging.Handler):
             self.release()
         for event, count in seen.items():
             if count > OF_ONE:
-                self._journal.log("warning", {"event": event, "left_out": count - OF_ONE})
+                self._journal.log("warning", {"event": self._clean(event), "left_out": count - OF_ONE})
 
-    def _fields(self, line: dict[str, Any], record: logging.LogRecord) -> dict[str, Any]:
-        told = {
+    def _told(self, event: str, line: dict[str, Any], record: logging.LogRecord) -> dict[str, Any]:
+        fields = {
             name: value if isinstance(value, bool | int | None) else self._clean(value)
             for name, value in list(line.items())[:FIELDS]
             if name not in OWN and not SECRET.search(name)
         }
         if error := _error(line, record):
-            told["error"] = self._clean(error)
-        return {"logger": record.name, **told}
+            fields["error"] = self._clean(error)
+        return {"event": self._clean(event), "logger": record.name, **fields}
 
     def _clean(self, value: Any) -> str:
         return self.redaction.clean(str(value)[: 4 * CHARACTERS])[:CHARACTERS]
