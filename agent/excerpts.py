@@ -32,13 +32,11 @@ class Excerpts(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """May be called by any thread; `Handler.handle` lets in one at a time."""
-        line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        event = str(line.get("event"))[:CHARACTERS]
-        self.settle()
-        known = event if event in self._seen or len(self._seen) < EVENTS else "others"
-        self._seen[known] = self._seen.get(known, 0) + 1
-        if self._seen[known] <= OF_ONE:
-            self._journal.log(record.levelname.lower(), self._told(event, line, record))
+        try:
+            line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+            self._take(line, record)
+        except Exception:  # noqa: BLE001 - as all of logging's handlers: who logs is not disturbed
+            self.handleError(record)
 
     def settle(self) -> None:
         """At a window's end, say how many lines were left out. Called often."""
@@ -52,6 +50,14 @@ class Excerpts(logging.Handler):
         for event, count in seen.items():
             if count > OF_ONE:
                 self._journal.log("warning", {"event": self._clean(event), "left_out": count - OF_ONE})
+
+    def _take(self, line: dict[str, Any], record: logging.LogRecord) -> None:
+        event = str(line.get("event"))[: 4 * CHARACTERS]
+        self.settle()
+        known = event if event in self._seen or len(self._seen) < EVENTS else "others"
+        self._seen[known] = self._seen.get(known, 0) + 1
+        if self._seen[known] <= OF_ONE:
+            self._journal.log(record.levelname.lower(), self._told(event, line, record))
 
     def _told(self, event: str, line: dict[str, Any], record: logging.LogRecord) -> dict[str, Any]:
         fields = {
