@@ -22,6 +22,7 @@ from agent.config_access import ApiKey, JwtSettings, Name, RateLimit
 from agent.config_sources import DesiredSource, FileSource, default_data_dir, default_node
 from agent.duration import Duration
 from agent.model_settings import ModelName, ModelSettings, meant
+from cloud_sync.settings import RedactPatterns
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -114,6 +115,14 @@ class Settings(JwtSettings, BaseSettings):
     mqtt_sender_limit: RateLimit = RateLimit()
     results_keep_s: float = Field(default=7 * 86400, gt=0)  # how long a result is kept for repeats
     embedded_port: int = Field(default=1883, ge=1, le=65534)  # MQTT 3.1.1; MQTT 5 is on the next one
+
+    # What the cloud is told of this node, once it is one of a fleet
+    telemetry_quota_mb: int = Field(default=50, ge=5, le=100_000)  # of disk, for what waits
+    telemetry_bytes_per_s: float = Field(default=64 * 1024, ge=256)  # of the link, at most
+    telemetry_period_s: float = Field(default=60, ge=1, le=3600)  # that one row of metrics tells of
+    log_excerpts: Literal["off", "error", "warning"] = "warning"  # and above
+    prompt_samples: float = Field(default=0, ge=0, le=1)  # share of prompts that are told, redacted
+    redact_patterns: RedactPatterns = []  # of RE2, beside those for addresses, numbers and secrets
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -47,9 +47,9 @@ class Node:
             settings, self.serving, self.shelf, self.telemetry, self.templates, Memory(gpu.find()), report
         )
         self._arrivals = Arrivals(settings, self.shelf, self.residents)
-        self._cloud = Cloud(settings, self)
         self.restarts = False  # ends only to start again
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
+        self._cloud = Cloud(settings, self)
         self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
         self._stop = asyncio.Event()
@@ -67,6 +67,7 @@ class Node:
             **self.serving.status(),
             "doors": self.doors,
             "cloud": self._cloud.status(),
+            "telemetry": self._cloud.telemetry(),
             "settings": self.settings.public(),
         }
 
@@ -113,6 +114,7 @@ class Node:
         self._stop.set()
 
     async def run(self) -> None:
+        self.telemetry.journal.event("start", version=__version__)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -141,6 +143,7 @@ class Node:
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
+        self.telemetry.journal.event("stop", to_restart=self.restarts)
         if not self.restarts:
             systemd.notify("STOPPING=1")
         self.serving.close()
