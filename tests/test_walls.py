@@ -17,7 +17,11 @@ FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("cloud_sync/controller/store/",),
     "asyncpg": ("cloud_sync/controller/hints.py",),
-    "cryptography": ("cloud_sync/identity.py", "cloud_sync/controller/tokens.py"),
+    "cryptography": (
+        "cloud_sync/identity.py",
+        "cloud_sync/controller/tokens.py",
+        "cloud_sync/controller/answers.py",
+    ),
     "fastapi": ("agent/doors/http/", "cloud_sync/controller/"),
     "fastapi_offline": ("agent/doors/http/schema.py", "cloud_sync/controller/app.py"),
     "starlette": ("agent/doors/http/", "cloud_sync/controller/"),

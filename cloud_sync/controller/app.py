@@ -26,6 +26,7 @@ def create_app(controller: Controller) -> ASGIApp:
     )
     app.state.access = Access(controller.keys.authority, controller.keys.signing)
     app.state.store = controller.store
+    app.state.answers = controller.answers
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
 

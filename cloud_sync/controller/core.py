@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloud_sync.controller.answers import Answers
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.fleet import Fleet
 from cloud_sync.controller.hints import Hints
@@ -18,3 +19,4 @@ class Controller:
         self.reports = Reports(store, settings)
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
+        self.answers = Answers(store)

@@ -1,6 +1,7 @@
 """What the controller refuses, and how it says so.
 
 Refused
+  BadRequest   (400)  it cannot be read
   Unauthorised (401)  no identity, or one that counts no longer
   Forbidden    (403)  an identity that may not do this
   NotFound     (404)
@@ -14,11 +15,15 @@ from __future__ import annotations
 class Refused(Exception):
     """`code` is for programs, the message for people."""
 
-    status = 400
+    status: int
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
+
+
+class BadRequest(Refused):
+    status = 400
 
 
 class Unauthorised(Refused):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from cloud_sync.controller.access import Admin, Operator, Viewer
+from cloud_sync.controller.answers import AnsweredOnce
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.fleet import AuditRow, NodeRow
 from cloud_sync.messages import API, LabelKey, Labels, LabelValue, NodeName
@@ -42,7 +43,7 @@ class Changed(BaseModel):
 
 
 def routes(controller: Controller) -> APIRouter:
-    router = APIRouter(prefix=API, tags=["Operators"])
+    router = APIRouter(prefix=API, tags=["Operators"], route_class=AnsweredOnce)
 
     @router.post("/tokens", status_code=201)
     async def new_token(body: NewToken, actor: Operator) -> MadeToken:

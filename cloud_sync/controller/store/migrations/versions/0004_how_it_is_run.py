@@ -1,0 +1,25 @@
+"""Answers to changes that are asked for again; when a node is lost."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0001"
+
+_int = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "answers",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("request", sa.Text, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("status", _int),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="answers_pkey"),
+    )
+    op.add_column("nodes", sa.Column("due_at", sa.Double))
+    op.add_column("nodes", sa.Column("stream", sa.Text, nullable=False, server_default=""))
