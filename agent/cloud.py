@@ -50,6 +50,8 @@ class Cloud:
                 self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
                 self._link = Link(membership, self)
                 await self._link.run()
+                log.info("this machine has left the fleet", url=membership.fleet.url)
+                self._link = None
             except NotJoined:
                 pass
             except Exception:  # ours: it must cost no more than the link

@@ -8,6 +8,7 @@ from cloud_sync.controller.fleet import Fleet
 from cloud_sync.controller.hints import Hints
 from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import Keys
+from cloud_sync.controller.leaving import Leaving
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
 
@@ -17,6 +18,7 @@ class Controller:
         self.settings, self.store, self.keys = settings, store, keys
         self.joining = Joining(store, keys.authority, settings)
         self.reports = Reports(store, settings)
+        self.leaving = Leaving(store)
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
         self.answers = Answers(store)

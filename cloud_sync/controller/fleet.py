@@ -74,9 +74,7 @@ class Fleet:
             node, now = await named(session, name), self._store.now()
             node.state = "revoked"
             await revoke_certificates(session, node.id, now)
-            fleet = await session.get_one(FleetRow, 1, with_for_update=True)
-            fleet.revision += 1
-            node.revision = fleet.revision  # its stream of hints is looked at, and ends
+            await desired.stir(session, node)
             record(session, now, actor, "node.revoked", name)
 
     async def audit(self, before: int, limit: int) -> list[AuditRow]:

@@ -136,6 +136,7 @@ async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
     """The node, for another machine: what it is told stays, who it was counts no longer."""
     node = await session.get_one(Node, id, with_for_update=True)
     await revoke_certificates(session, id, now)
+    await desired.stir(session, node)
     node.state = "active"
     node.boot = node.former_boot = ""
     node.number = node.former_number = 0
@@ -150,7 +151,7 @@ async def standing(session: AsyncSession, holder: Holder) -> Node:
         raise Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
     if node.state == "cloned":
         raise Forbidden("cloned", "two machines use this identity: each must join anew")
-    if certificate.revoked_at is not None or node.state != "active":
+    if certificate.revoked_at is not None or node.state not in ("active", "lost"):
         raise Forbidden("revoked", "this identity was revoked: join anew")
     return node
 

@@ -65,6 +65,14 @@ def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
 
 
 @cloud.command()
+def remove(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
+    """Take a node out of the fleet for good. Its name is free; it serves on, alone."""
+    from agent.cli.cloud.fleet import remove
+
+    remove(node)
+
+
+@cloud.command()
 def audit(
     limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=1000)] = 50, json: Json = False
 ) -> None:

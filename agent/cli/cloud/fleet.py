@@ -48,6 +48,11 @@ def revoke(node: str) -> None:
     )
 
 
+def remove(node: str) -> None:
+    Client().delete(f"/nodes/{quote(node)}")
+    out.print(f"{node} is gone: on the device, autoglm leave forgets the fleet", markup=False)
+
+
 def audit(limit: int, json: bool) -> None:
     rows = Client().get("/audit", limit=limit)
     if json:

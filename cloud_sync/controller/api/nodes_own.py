@@ -38,6 +38,12 @@ def routes(controller: Controller) -> APIRouter:
         """A certificate for a new key; the old one may be over."""
         return await controller.joining.renew(asked, address(request))
 
+    @router.post("/node/leave", status_code=204)
+    async def leave(holder: NodeHolder, request: Request) -> None:
+        """Be a node no longer."""
+        await controller.leaving.leave(holder, address(request))
+        await controller.hints.changed()
+
     @router.post("/node/report")
     async def report(report: Report, holder: NodeHolder, request: Request) -> Answer:
         """The Reported document, and the heartbeat."""

@@ -74,6 +74,12 @@ def routes(controller: Controller) -> APIRouter:
         await controller.fleet.revoke(actor, name)
         await controller.hints.changed()
 
+    @router.delete("/nodes/{name}", status_code=204)
+    async def remove(name: NodeName, actor: Admin) -> None:
+        """Take a node out of the fleet for good: its identity counts no longer, and its name is free."""
+        await controller.leaving.remove(actor, name)
+        await controller.hints.changed()
+
     @router.get("/audit")
     async def audit(
         actor: Viewer,

@@ -45,8 +45,9 @@ class Node(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    """Of one that is gone: with ~ and its id behind it, so that the name is free."""
     state: Mapped[str] = mapped_column(default="active")
-    """active, cloned, revoked, gone."""
+    """active, lost, cloned, revoked, gone."""
     labels: Mapped[dict[str, str]]
     joined_at: Mapped[float]
 
@@ -58,6 +59,10 @@ class Node(Table):
 
     # Reported
     seen_at: Mapped[float | None] = mapped_column(default=None)
+    due_at: Mapped[float | None] = mapped_column(default=None)
+    """When it is lost, if it was not heard before."""
+    stream: Mapped[str] = mapped_column(default="")
+    """Its newest stream of hints, which is open or was the last that was."""
     address: Mapped[str] = mapped_column(default="")
     boot: Mapped[str] = mapped_column(default="")
     former_boot: Mapped[str] = mapped_column(default="")
