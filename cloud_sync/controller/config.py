@@ -24,7 +24,7 @@ class ControllerSettings(BaseSettings):
     database_url: str = ""  # empty: SQLite in data_dir
 
     certificate_life_s: float = Field(default=30 * DAY, ge=60)  # of a node's
-    server_certificate_life_s: float = Field(default=90 * DAY, ge=60)  # of the controller's own
+    server_certificate_life_s: float = Field(default=90 * DAY, ge=1)  # of the controller's own
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
     heartbeat_s: float = Field(default=300, ge=1)  # of nodes, unless their Desired says otherwise
     max_body_bytes: int = Field(default=4 << 20, ge=64 << 10)

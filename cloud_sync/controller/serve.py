@@ -10,6 +10,7 @@ import time
 import structlog
 
 from cloud_sync.controller.app import create_app
+from cloud_sync.controller.certificate import ServerCertificate
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
@@ -39,9 +40,14 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                hints = group.create_task(controller.hints.run())
+                work = [group.create_task(controller.hints.run())]
+                if server.config.ssl is not None:
+                    own = ServerCertificate(server.config.ssl, keys.authority, settings)
+                    loop.add_signal_handler(signal.SIGHUP, own.renew_now)
+                    work.append(group.create_task(own.run()))
                 await server.serve(sockets=[listener])
-                hints.cancel()
+                for task in work:
+                    task.cancel()
     finally:
         await store.close()
 
