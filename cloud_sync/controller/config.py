@@ -27,6 +27,7 @@ class ControllerSettings(BaseSettings):
     server_certificate_life_s: float = Field(default=90 * DAY, ge=1)  # of the controller's own
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
     heartbeat_s: float = Field(default=300, ge=1)  # of nodes, unless their Desired says otherwise
+    stream_lost_s: float = Field(default=60, ge=0)  # without a node whose stream of hints broke off: lost
     max_body_bytes: int = Field(default=4 << 20, ge=64 << 10)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -11,6 +11,7 @@ from cloud_sync.controller.keys import Keys
 from cloud_sync.controller.leaving import Leaving
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.watch import Watch
 
 
 class Controller:
@@ -22,3 +23,4 @@ class Controller:
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
         self.answers = Answers(store)
+        self.watch = Watch(store, self.reports, self.answers)

@@ -13,14 +13,12 @@ from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
 from cloud_sync.controller.joining import named, revoke_certificates
-from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
 from cloud_sync.settings import BadSettings, checked
-
-MISSED = 3  # heartbeats in a row, and a node is lost
 
 
 class NodeRow(BaseModel):
@@ -76,6 +74,7 @@ class Fleet:
             await revoke_certificates(session, node.id, now)
             await desired.stir(session, node)
             record(session, now, actor, "node.revoked", name)
+            record_event(session, now, name, "node.revoked", {"by": actor.name})
 
     async def audit(self, before: int, limit: int) -> list[AuditRow]:
         async with self._store.read() as session:
@@ -102,11 +101,9 @@ class Fleet:
         return changed
 
     def _row(self, node: Node, epoch: int) -> NodeRow:
-        silent_s = self._store.now() - node.seen_at if node.seen_at is not None else 0.0
-        lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, self._settings)
         return NodeRow(
             name=node.name,
-            state="lost" if lost else node.state,
+            state=node.state,
             labels=node.labels,
             address=node.address,
             seen_at=node.seen_at,

@@ -18,6 +18,7 @@ from cloud_sync.controller.store import open_store
 from cloud_sync.controller.wire import make_server
 from models.disk import write_private
 
+SILENT_MS = 30_000  # what was sent and is not acknowledged for so long: the connection is gone
 log = structlog.get_logger()
 
 
@@ -37,10 +38,15 @@ async def serve(settings: ControllerSettings) -> None:
             write_private(settings.data_dir / "port", str(port).encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
             loop = asyncio.get_running_loop()
+
+            def stop() -> None:
+                server.should_exit = True
+                controller.hints.close()
+
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, setattr, server, "should_exit", True)
+                loop.add_signal_handler(number, stop)
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(controller.hints.run())]
+                work = [group.create_task(one.run()) for one in (controller.hints, controller.watch)]
                 if server.config.ssl is not None:
                     own = ServerCertificate(server.config.ssl, keys.authority, settings)
                     loop.add_signal_handler(signal.SIGHUP, own.renew_now)
@@ -56,9 +62,12 @@ def _listening(settings: ControllerSettings) -> socket.socket:
     try:
         both = settings.host == "::" and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server(
+        listener = socket.create_server(
             (settings.host, settings.port), family=family, backlog=4096, dualstack_ipv6=both
         )
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a node that lost its power says no goodbye
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS)
+        return listener
     except OSError as error:
         raise OSError(
             f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error};"

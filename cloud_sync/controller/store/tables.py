@@ -37,6 +37,8 @@ class Fleet(Table):
     """Grows when the controller finds that it was restored from a backup."""
     revision: Mapped[int] = mapped_column(default=0)
     """Grows with each change of any node's Desired document."""
+    watched_at: Mapped[float | None] = mapped_column(default=None)
+    """When a controller was there to hear nodes, to some seconds."""
 
 
 class Node(Table):

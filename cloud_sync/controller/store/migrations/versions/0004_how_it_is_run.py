@@ -21,5 +21,6 @@ def upgrade() -> None:
         sa.Column("body", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("id", name="answers_pkey"),
     )
+    op.add_column("fleet", sa.Column("watched_at", sa.Double))
     op.add_column("nodes", sa.Column("due_at", sa.Double))
     op.add_column("nodes", sa.Column("stream", sa.Text, nullable=False, server_default=""))
