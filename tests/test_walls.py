@@ -37,6 +37,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "agent/cli/cloud/client.py",
         "agent/engines/upstream.py",
         "cloud_sync/transports/",
+        "cloud_sync/controller/notices/",
     ),
     "httpx_sse": ("cloud_sync/transports/",),
     "iotcore": ("agent/doors/mqtt/broker.py",),
@@ -46,7 +47,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/", "agent/engines/"),
     "numpy": ("agent/engines/",),
     "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
-    "paho": ("agent/doors/mqtt/", "agent/cli/publish.py"),
+    "paho": ("agent/doors/mqtt/", "agent/cli/publish.py", "cloud_sync/controller/notices/"),
     "prometheus_client": ("agent/telemetry.py",),
     "PIL": ("agent/engines/image_classification.py",),
     "pydantic": (

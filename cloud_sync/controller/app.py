@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import nodes_own, operators
+from cloud_sync.controller.api import hooks, nodes_own, operators
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.errors import Refused
 from cloud_sync.controller.guard import Guard
@@ -29,6 +29,7 @@ def create_app(controller: Controller) -> ASGIApp:
     app.state.answers = controller.answers
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(hooks.routes(controller))
 
     @app.get("/healthz", tags=["Controller"])
     async def healthz() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,9 +29,17 @@ class ControllerSettings(BaseSettings):
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
     heartbeat_s: float = Field(default=300, ge=1)  # of nodes, unless their Desired says otherwise
     stream_lost_s: float = Field(default=60, ge=0)  # without a node whose stream of hints broke off: lost
+    notices_mqtt_url: str = ""  # mqtt:// or mqtts://user:password@host:port; empty: none by MQTT
     max_body_bytes: int = Field(default=4 << 20, ge=64 << 10)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("notices_mqtt_url")
+    @classmethod
+    def _by_mqtt(cls, value: str) -> str:
+        if value and not re.match(r"mqtts?://[^/]", value):
+            raise ValueError("a broker is mqtt:// or mqtts://[user:password@]host[:port]")
+        return value
 
     @field_validator("names", mode="before")
     @classmethod

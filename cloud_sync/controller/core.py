@@ -9,6 +9,7 @@ from cloud_sync.controller.hints import Hints
 from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import Keys
 from cloud_sync.controller.leaving import Leaving
+from cloud_sync.controller.notices import Delivery, Hooks
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.watch import Watch
@@ -23,4 +24,8 @@ class Controller:
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
         self.answers = Answers(store)
+        self.hooks = Hooks(store)
+        self.delivery = Delivery(store, self.hooks, settings.notices_mqtt_url)
         self.watch = Watch(store, self.reports, self.answers)
+        self.workers = (self.hints, self.watch, self.delivery)
+        """What runs beside the requests, each until it is cancelled."""

@@ -46,7 +46,7 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(one.run()) for one in (controller.hints, controller.watch)]
+                work = [group.create_task(one.run()) for one in controller.workers]
                 if server.config.ssl is not None:
                     own = ServerCertificate(server.config.ssl, keys.authority, settings)
                     loop.add_signal_handler(signal.SIGHUP, own.renew_now)

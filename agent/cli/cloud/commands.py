@@ -11,6 +11,8 @@ cloud = typer.Typer(
 )
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
 cloud.add_typer(config, name="config")
+hooks = typer.Typer(help="Who is told of the fleet's events.", no_args_is_help=True)
+cloud.add_typer(hooks, name="hooks")
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Label = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")]
@@ -101,3 +103,36 @@ def change(
     from agent.cli.cloud.fleet import change
 
     change(settings, to, node, json)
+
+
+@hooks.command("add")
+def add_hook(
+    url: Annotated[str, typer.Argument(help="http:// or https://, to which notices are posted.")],
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Events, as node.lost; may be given again. All if not.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="whsec_..., or AUTOGLM_CLOUD_HOOK_SECRET; made if there is none.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell an address of what happens to the fleet from now on."""
+    from agent.cli.cloud.hooks import add
+
+    add(url, kind or [], secret, json)
+
+
+@hooks.command("list")
+def list_hooks(json: Json = False) -> None:
+    """Who is told, and how far each is behind."""
+    from agent.cli.cloud.hooks import listed
+
+    listed(json)
+
+
+@hooks.command("remove")
+def remove_hook(id: Annotated[str, typer.Argument(help="As `list` shows it.")]) -> None:
+    """Tell an address no longer."""
+    from agent.cli.cloud.hooks import remove
+
+    remove(id)

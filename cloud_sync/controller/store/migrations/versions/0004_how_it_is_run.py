@@ -1,4 +1,4 @@
-"""Answers to changes that are asked for again; when a node is lost."""
+"""Answers to changes that are asked for again; when a node is lost; who is told."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def upgrade() -> None:
     op.add_column("fleet", sa.Column("watched_at", sa.Double))
     op.add_column("nodes", sa.Column("due_at", sa.Double))
     op.add_column("nodes", sa.Column("stream", sa.Text, nullable=False, server_default=""))
+    op.create_table(
+        "hooks",
+        *(sa.Column(one, sa.Text, nullable=False) for one in ("id", "url", "secret", "kinds", "made_by")),
+        sa.Column("made_at", sa.Double, nullable=False),
+        sa.Column("sent", _int, nullable=False),
+        sa.Column("failures", _int, nullable=False),
+        sa.Column("problem", sa.Text, nullable=False),
+        sa.Column("due_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="hooks_pkey"),
+    )
