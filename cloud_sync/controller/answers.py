@@ -99,7 +99,7 @@ class AnsweredOnce(APIRoute):
             key = request.headers.get(HEADER)
             if key is None or request.method == "GET":
                 return await handle(request)
-            actor = request.app.state.access.operator(request, "viewer")
+            actor = await request.app.state.access.operator(request, "viewer")
             answers: Answers = request.app.state.answers
             return await answers.once(actor.name, key, request, handle)
 

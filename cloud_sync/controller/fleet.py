@@ -32,6 +32,10 @@ class NodeRow(BaseModel):
     epoch: int
     generation: int
     observed_generation: int
+    backlog: int
+    """Rows of telemetry that wait on the node, as it reported."""
+    clock_skew_s: float | None
+    """How far its clock is ahead of this one's; null: it sent no telemetry yet."""
     reported: dict[str, Any]
 
 
@@ -110,6 +114,8 @@ class Fleet:
             epoch=epoch,
             generation=node.generation,
             observed_generation=node.observed_generation,
+            backlog=node.backlog,
+            clock_skew_s=node.clock_skew_s,
             reported=node.reported,
         )
 

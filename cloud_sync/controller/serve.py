@@ -15,7 +15,7 @@ from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
-from cloud_sync.controller.wire import make_server
+from cloud_sync.controller.wire import Server, make_server
 from models.disk import write_private
 
 SILENT_MS = 30_000  # what was sent and is not acknowledged for so long: the connection is gone
@@ -30,13 +30,12 @@ async def serve(settings: ControllerSettings) -> None:
         controller = Controller(settings, store, keys)
         with _listening(settings) as listener:
             port = listener.getsockname()[1]
-            certificate = await asyncio.to_thread(server_certificate, keys.authority, settings, time.time())
-            try:
-                server = make_server(create_app(controller), certificate, settings.data_dir / "ca.pem")
-            finally:
-                certificate.unlink()
-            write_private(settings.data_dir / "port", str(port).encode())  # where the command line finds it
+            server = await asyncio.to_thread(_server, controller)
+            for name, value in (("scheme", "https" if settings.tls else "http"), ("port", str(port))):
+                write_private(settings.data_dir / name, value.encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
+            if not settings.tls:
+                log.warning("without TLS: let nobody but the proxy reach this port")
             loop = asyncio.get_running_loop()
 
             def stop() -> None:
@@ -46,16 +45,27 @@ async def serve(settings: ControllerSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(one.run()) for one in controller.workers]
+                beside = [group.create_task(controller.run())]
                 if server.config.ssl is not None:
                     own = ServerCertificate(server.config.ssl, keys.authority, settings)
                     loop.add_signal_handler(signal.SIGHUP, own.renew_now)
-                    work.append(group.create_task(own.run()))
+                    beside.append(group.create_task(own.run()))
                 await server.serve(sockets=[listener])
-                for task in work:
+                for task in beside:
                     task.cancel()
     finally:
         await store.close()
+
+
+def _server(controller: Controller) -> Server:
+    app, folder = create_app(controller), controller.settings.data_dir
+    if not controller.settings.tls:
+        return make_server(app, None, folder / "ca.pem")
+    certificate = server_certificate(controller.keys.authority, controller.settings, time.time())
+    try:
+        return make_server(app, certificate, folder / "ca.pem")
+    finally:
+        certificate.unlink()
 
 
 def _listening(settings: ControllerSettings) -> socket.socket:

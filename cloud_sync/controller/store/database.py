@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from cloud_sync.controller.store import events
+from cloud_sync.controller.store.json_text import as_json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = {
@@ -71,7 +72,7 @@ class Store:
 
 async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
     """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
-    engine = create_async_engine(_with_driver(url), pool_pre_ping=True)
+    engine = create_async_engine(_with_driver(url), pool_pre_ping=True, json_serializer=as_json)
     if engine.dialect.name == "sqlite":
         _as_a_server_needs(engine)
     async with engine.connect() as connection:

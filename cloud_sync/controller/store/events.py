@@ -23,10 +23,19 @@ def record_event(
     node: str | None,
     kind: str,
     body: dict[str, Any],
+    *,
+    at: float | None = None,
     told_at: float | None = None,
 ) -> None:
-    """`node`: its name. `told_at`: its time, where the node tells it."""
-    row = {"at": now, "told_at": told_at, "node": node, "kind": kind, "body": body}
+    """`node`: its name. Of one that a node tells: `at` is when it was, `told_at` the same by its clock."""
+    row = {
+        "at": now if at is None else at,
+        "received_at": now,
+        "told_at": told_at,
+        "node": node,
+        "kind": kind,
+        "body": body,
+    }
     session.info.setdefault(_WAITING, []).append(row)
 
 

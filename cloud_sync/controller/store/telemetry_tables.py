@@ -18,11 +18,16 @@ class FleetEvent(Table):
     """
 
     __tablename__ = "fleet_events"
-    __table_args__ = (Index("fleet_events_node_id", "node", "id"), Index("fleet_events_at", "at"))
+    __table_args__ = (
+        Index("fleet_events_node_id", "node", "id"),
+        Index("fleet_events_received_at", "received_at"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     at: Mapped[float]
-    """By the controller's clock: when it saw it, or heard of it."""
+    """When it happened, by the controller's clock as far as that can be told."""
+    received_at: Mapped[float]
     told_at: Mapped[float | None] = mapped_column(default=None)
     """By the node's clock; none: the controller saw it itself."""
     node: Mapped[str | None] = mapped_column(default=None)
@@ -52,16 +57,17 @@ class Excerpt(Table):
     __tablename__ = "telemetry_excerpts"
     __table_args__ = (
         Index("telemetry_excerpts_stream_node_id", "stream", "node", "id"),
-        Index("telemetry_excerpts_stream_at", "stream", "at"),
+        Index("telemetry_excerpts_stream_received_at", "stream", "received_at"),
+        {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     stream: Mapped[str]
     node: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
     at: Mapped[float]
-    """When it was received."""
+    """This and the two below: as an event's."""
+    received_at: Mapped[float]
     told_at: Mapped[float]
-    """By the node's clock."""
     kind: Mapped[str]
     body: Mapped[dict[str, Any]]
 
@@ -113,6 +119,7 @@ def _points(name: str) -> Plain:
         postgresql_partition_by="RANGE (at)",
     )
     Index(f"{name}_series_at", made.c.series, made.c.at)
+    Index(f"{name}_at", made.c.at).ddl_if("sqlite")  # which has no partitions to drop
     return made
 
 

@@ -20,14 +20,16 @@ def upgrade() -> None:
         "fleet_events",
         sa.Column("id", _int, autoincrement=True, nullable=False),
         sa.Column("at", sa.Double, nullable=False),
+        sa.Column("received_at", sa.Double, nullable=False),
         sa.Column("told_at", sa.Double),
         sa.Column("node", sa.Text),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("body", _json, nullable=False),
         sa.PrimaryKeyConstraint("id", name="fleet_events_pkey"),
+        sqlite_autoincrement=True,  # an id is never given again
     )
     op.create_index("fleet_events_node_id", "fleet_events", ["node", "id"])
-    op.create_index("fleet_events_at", "fleet_events", ["at"])
+    op.create_index("fleet_events_received_at", "fleet_events", ["received_at"])
     op.create_table(
         "nodes_behind",
         sa.Column("node", sa.Text, nullable=False),
@@ -54,14 +56,16 @@ def upgrade() -> None:
         sa.Column("stream", sa.Text, nullable=False),
         sa.Column("node", sa.Text, nullable=False),
         sa.Column("at", sa.Double, nullable=False),
+        sa.Column("received_at", sa.Double, nullable=False),
         sa.Column("told_at", sa.Double, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("body", _json, nullable=False),
         sa.PrimaryKeyConstraint("id", name="telemetry_excerpts_pkey"),
         sa.ForeignKeyConstraint(["node"], ["nodes.id"], name="telemetry_excerpts_node_fkey"),
+        sqlite_autoincrement=True,
     )
     op.create_index("telemetry_excerpts_stream_node_id", "telemetry_excerpts", ["stream", "node", "id"])
-    op.create_index("telemetry_excerpts_stream_at", "telemetry_excerpts", ["stream", "at"])
+    op.create_index("telemetry_excerpts_stream_received_at", "telemetry_excerpts", ["stream", "received_at"])
     op.create_table(
         "series",
         sa.Column("id", _int, autoincrement=True, nullable=False),
@@ -89,3 +93,5 @@ def _points(name: str) -> None:
         postgresql_partition_by="RANGE (at)",
     )
     op.create_index(f"{name}_series_at", name, ["series", "at"])
+    if op.get_bind().dialect.name == "sqlite":
+        op.create_index(f"{name}_at", name, ["at"])
