@@ -33,7 +33,8 @@ class Controller:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        scheme = "http" if self.environment.get("AUTOGLM_CLOUD_TLS") == "false" else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
