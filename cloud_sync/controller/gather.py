@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-GATHER_S = 0.01
+GATHER_S = 0.02
 MOST = 500  # in one transaction
 
 _AWAY = (OperationalError, InterfaceError, OSError)  # the database, for all alike

@@ -6,14 +6,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, select, update
+from sqlalchemy import Select, Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync.controller.store.tables import Certificate, Fleet, Node
 from cloud_sync.messages import Report
 
 _BESIDE = {"boot", "number", "observed_generation"}  # columns of their own
-_TABLE = cast(Table, Node.__table__)
+_TABLE = cast(Table, Node.__table__)  # not by the ORM, which costs more than the database
+_C = _TABLE.c
+_EPOCH = select(cast(Table, Fleet.__table__).c.epoch).scalar_subquery()
+_ISSUED = cast(Table, Certificate.__table__).c
 _SEEN = ("state", "seen_at", "due_at", "address", "stream")
 _TOLD = (
     *_SEEN,
@@ -51,20 +54,19 @@ class Place:
 
 async def find(session: AsyncSession, nodes: Collection[str]) -> tuple[dict[str, Place], int]:
     """By id, locked until the transaction ends; and the fleet's epoch."""
-    epoch = select(Fleet.epoch).scalar_subquery()
-    asked = select(
-        epoch, Node.id, Node.name, Node.state, Node.generation, Node.desired["heartbeat_s"].as_float(),
-        Node.seen_at, Node.due_at, Node.address, Node.stream,
-        Node.boot, Node.former_boot, Node.number, Node.former_number,
+    asked: Select[Any] = select(
+        _EPOCH, _C.id, _C.name, _C.state, _C.generation, _C.desired["heartbeat_s"].as_float(),
+        _C.seen_at, _C.due_at, _C.address, _C.stream,
+        _C.boot, _C.former_boot, _C.number, _C.former_number,
     )  # fmt: skip
-    asked = asked.where(Node.id.in_(nodes)).order_by(Node.id).with_for_update(of=Node)
+    asked = asked.where(_C.id.in_(nodes)).order_by(_C.id).with_for_update(of=_TABLE)
     rows = (await session.execute(asked)).all()
     return {row[1]: Place(*row[1:]) for row in rows}, rows[0][0] if rows else 0
 
 
 async def certificates(session: AsyncSession, serials: Collection[str]) -> dict[str, float | None]:
     """When each of those that are known was revoked."""
-    asked = select(Certificate.serial, Certificate.revoked_at).where(Certificate.serial.in_(serials))
+    asked = select(_ISSUED.serial, _ISSUED.revoked_at).where(_ISSUED.serial.in_(serials))
     return {serial: revoked_at for serial, revoked_at in await session.execute(asked)}
 
 
