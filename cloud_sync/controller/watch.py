@@ -25,7 +25,7 @@ SWEEP_S = 2.0
 GAP_S = 20.0  # longer than two sweeps are apart where a copy runs
 ANSWERS_S = 600.0  # how often old answers are deleted
 MOST = 1000  # lost nodes in one transaction
-TURN = 4242020
+TURN = 4242023
 log = structlog.get_logger()
 
 

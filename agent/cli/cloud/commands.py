@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,6 +75,27 @@ def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
     from agent.cli.cloud.fleet import revoke
 
     revoke(node)
+
+
+@cloud.command()
+def backup(file: Annotated[Path, typer.Argument(help="Where it is put, readable for you alone.")]) -> None:
+    """Put all that the controller here knows into one file, with its keys. It may run meanwhile."""
+    from agent.cli.cloud.backup import backup
+
+    backup(file)
+
+
+@cloud.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="Of: autoglm cloud backup.")],
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="In the place of what is there, which is lost.")
+    ] = False,
+) -> None:
+    """Make the controller here what it was when the backup was made. It must not run."""
+    from agent.cli.cloud.backup import restore
+
+    restore(file, force)
 
 
 @cloud.command()

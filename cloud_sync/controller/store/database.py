@@ -72,13 +72,19 @@ class Store:
 
 async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
     """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
+    engine = make_engine(url)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+    return Store(engine, clock)
+
+
+def make_engine(url: str) -> AsyncEngine:
+    """Of the database as it is. ValueError: it is of a kind that is not known."""
     engine = create_async_engine(_with_driver(url), pool_pre_ping=True, json_serializer=as_json)
     if engine.dialect.name == "sqlite":
         _as_a_server_needs(engine)
-    async with engine.connect() as connection:
-        await connection.run_sync(_migrate)
-        await connection.commit()
-    return Store(engine, clock)
+    return engine
 
 
 def _with_driver(url: str) -> URL:
@@ -89,13 +95,14 @@ def _with_driver(url: str) -> URL:
     return parsed.set(drivername=_DRIVERS[kind])
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Up to this revision; it is for the caller to commit."""
     if connection.dialect.name == "postgresql":  # of several copies that start at once, one migrates
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242018)")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _as_a_server_needs(engine: AsyncEngine) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from alembic import context
 
-import cloud_sync.controller.store.answers  # these add to the metadata
-import cloud_sync.controller.store.hooks
-import cloud_sync.controller.store.telemetry_tables  # noqa: F401
 from cloud_sync.controller.store.tables import Table
 
 context.configure(
