@@ -23,7 +23,7 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from starlette.responses import Response
 
-from cloud_sync.controller.errors import BadRequest, Conflict, Invalid
+from cloud_sync.controller.errors import Conflict, Invalid, Refused
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.answers import StoredAnswer
 
@@ -39,9 +39,9 @@ class Answers:
         self._store = store
 
     async def once(self, actor: str, key: str, request: Request, handle: Handler) -> Response:
-        """What `handle` answers, now or the first time. BadRequest, Invalid, Conflict."""
+        """What `handle` answers, now or the first time. Refused."""
         if not (found := _KEY.fullmatch(key)):
-            raise BadRequest("bad_key", "an Idempotency-Key has 8 to 255 visible ASCII characters, no quotes")
+            raise Refused("bad_key", "an Idempotency-Key has 8 to 255 visible ASCII characters, no quotes")
         secret = found[1].encode()
         id = hashlib.sha256(actor.encode() + b"\0" + secret).hexdigest()
         before = await self._claim(id, await _digest(secret, request))

@@ -8,6 +8,7 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -20,13 +21,22 @@ from cloud_sync.controller.counted import Counted
 from cloud_sync.controller.errors import Refused, TooMany
 from cloud_sync.controller.guard import Guard
 from cloud_sync.controller.proxy import BehindProxy
+from cloud_sync.messages import Problem
 
 log = structlog.get_logger()
 
 
+class Refusal(BaseModel):
+    error: Problem
+
+
 def create_app(controller: Controller) -> ASGIApp:
     app = FastAPIOffline(
-        title="Open-AutoGLM Edge controller", version=__version__, redirect_slashes=False, redoc_url=None
+        title="Open-AutoGLM Edge controller",
+        version=__version__,
+        redirect_slashes=False,
+        redoc_url=None,
+        responses={"4XX": {"model": Refusal, "description": "Refused: `code` is for programs."}},
     )
     app.state.access = Access(
         controller.keys.authority, controller.keys.signing, controller.accounts, controller.foreign

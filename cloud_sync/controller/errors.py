@@ -1,7 +1,6 @@
 """What the controller refuses, and how it says so.
 
 Refused
-  BadRequest   (400)  it cannot be read
   Unauthorised (401)  no identity, or one that counts no longer
   Forbidden    (403)  an identity that may not do this
   NotFound     (404)
@@ -16,15 +15,11 @@ from __future__ import annotations
 class Refused(Exception):
     """`code` is for programs, the message for people."""
 
-    status: int
+    status = 400
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
-
-
-class BadRequest(Refused):
-    status = 400
 
 
 class Unauthorised(Refused):

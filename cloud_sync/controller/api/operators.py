@@ -83,7 +83,7 @@ def routes(controller: Controller) -> APIRouter:
     @router.get("/audit")
     async def audit(
         actor: Viewer,
-        before: Annotated[int, Query(ge=0)] = 2**62,
+        before: Annotated[int, Query(ge=0, le=2**62)] = 2**62,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[AuditRow]:
         """Who changed what, the newest first, older than the row `before`."""
