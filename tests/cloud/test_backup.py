@@ -14,16 +14,22 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select
 
+from cloud_sync import identity
 from cloud_sync.controller.audit import Actor
 from cloud_sync.controller.backup import BadBackup, NotEmpty, restore, save
 from cloud_sync.controller.config import ControllerSettings
+from cloud_sync.controller.errors import Refused
+from cloud_sync.controller.fleet import Fleet
 from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import ensure_keys
+from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store, open_store
 from cloud_sync.controller.store.events import record_event
-from cloud_sync.controller.store.tables import Audit, Fleet, Table
+from cloud_sync.controller.store.tables import Audit, Table
+from cloud_sync.controller.store.tables import Fleet as FleetRow
 from cloud_sync.controller.store.telemetry_tables import HOURS, FleetEvent
 from cloud_sync.controller.telemetry import partitions
+from cloud_sync.messages import Join, Renew, Report
 from tests.support.agent import Agent
 from tests.support.controller import Controller
 from tests.support.postgres import Postgres
@@ -116,7 +122,7 @@ async def test_a_backup_of_one_database_is_restored_to_the_other(
             record_event(session, NOW, None, "another", {})
             session.add(Audit(at=NOW, actor="a", address="", action="b", target="c", details={}))
         async with store.read() as session:
-            assert await session.scalar(select(Fleet.epoch)) == 2
+            assert await session.scalar(select(FleetRow.epoch)) == 2
             bodies = list(await session.scalars(select(FleetEvent.body).order_by(FleetEvent.id)))
             assert bodies[0]["text"].startswith("zażółć")
     finally:
@@ -158,4 +164,32 @@ async def test_a_backup_that_is_not_whole_changes_nothing(tmp_path: Path) -> Non
             await restore(settings, file, "test", force=True)
         store = await open_store(settings.database)
         assert await counts(store) == before
+        await store.close()
+
+
+async def test_a_node_whose_certificate_was_renewed_after_the_backup_stays_a_node(tmp_path: Path) -> None:
+    settings = ControllerSettings(data_dir=tmp_path / "a")
+    settings.data_dir.mkdir()
+    keys = await asyncio.to_thread(ensure_keys, settings.data_dir, NOW)
+    store = await open_store(settings.database, lambda: NOW)
+    joining = Joining(store, keys.authority, settings)
+    key, token = identity.new_key(), await joining.new_token(Actor("test", ""), 3600, {}, None)
+    csr = identity.request(key, "renews").decode()
+    certificate = (await joining.join(Join(token=token, csr=csr, name="renews"), "")).certificate
+    await save(settings, file := tmp_path / "backup")
+    csr = identity.request(identity.new_key(), "renews").decode()
+    asked = Renew(certificate=certificate, csr=csr, proof=identity.prove(key, csr.encode()))
+    renewed = keys.authority.holder((await joining.renew(asked, "")).certificate.encode())
+    await store.close()
+    await restore(settings, file, "test", force=True)
+    store = await open_store(settings.database, lambda: NOW)
+    try:
+        said = Report(boot="boot-one", number=1, version="1", epoch=1, generation=9)
+        reports = Reports(store, settings)
+        assert (await reports.take(renewed, said, "")).epoch == 2
+        assert (await reports.desired(renewed)).epoch == 2
+        await Fleet(store, settings).revoke(Actor("test", ""), "renews")
+        with pytest.raises(Refused):
+            await reports.take(renewed, said.model_copy(update={"number": 2}), "")
+    finally:
         await store.close()

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -23,7 +22,7 @@ from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.backup.file import KEYS, BadBackup, Failed, Header, Reader
 from cloud_sync.controller.backup.save import AT_ONCE
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.store.database import make_engine, migrate
+from cloud_sync.controller.store.database import UnknownRevision, make_engine, migrate
 from cloud_sync.controller.store.tables import Table as Tables
 from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS
 from cloud_sync.controller.telemetry import partitions
@@ -92,7 +91,7 @@ async def _load(connection: AsyncConnection, reader: Reader) -> None:
     """As the tables were, and then as this release has them."""
     try:
         await connection.run_sync(migrate, reader.header.revision)
-    except CommandError:
+    except UnknownRevision:
         raise BadBackup(f"the backup is of a newer release (tables {reader.header.revision})") from None
     found = MetaData()
     await connection.run_sync(found.reflect, only=lambda name, _: name in Tables.metadata.tables)
