@@ -53,7 +53,7 @@ class Gather(Generic[T, A]):
                 for alone in group:
                     await self._settle([alone])
                 return
-            answers = [error]
+            answers = [error] * len(group)
         except asyncio.CancelledError:
             for _, waiting in group:
                 waiting.cancel()
