@@ -11,14 +11,19 @@ import structlog
 from agent import __version__
 from agent import log as logs
 from agent.config import Settings
+from agent.recorder import Recorder
 from agent.serving import Serving
+from agent.telemetry import Telemetry
 from cloud_sync.host import Facts
 from cloud_sync.link import Link
 from cloud_sync.membership import Membership, NotJoined
 from cloud_sync.messages import Item, ModelReport
 from cloud_sync.settings import DesiredSettings
 
-LIVE = frozenset({"log_level", "heartbeat_s"})
+TELEMETRY = {"telemetry_quota_mb", "telemetry_bytes_per_s", "telemetry_period_s"}
+LIVE = frozenset(
+    {"log_level", "heartbeat_s", "log_excerpts", "prompt_samples", "redact_patterns"} | TELEMETRY
+)
 AGAIN_S = 5.0  # how soon the link begins again where it failed
 log = structlog.get_logger()
 
@@ -27,6 +32,8 @@ class Agent(Protocol):
     """What of the node is to be told, and asked."""
 
     serving: Serving
+    telemetry: Telemetry
+    doors: dict[str, str]
 
     def restart(self) -> None: ...
 
@@ -37,10 +44,16 @@ class Cloud:
         self._began = time.monotonic()
         self._link: Link | None = None
         self._fleet: dict[str, str] = {}
+        self.doors = agent.doors
+        self._recorder = Recorder(settings, agent.telemetry, self)
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
         return {**self._fleet, "link": self._link.says} if self._link else None
+
+    def telemetry(self) -> dict[str, Any] | None:
+        """For `/status`: what waits for the controller; None: nothing is kept."""
+        return self._recorder.status()
 
     async def run(self) -> None:
         """Until cancelled. A link that fails takes nothing with it."""
@@ -48,12 +61,16 @@ class Cloud:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
                 self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
-                self._link = Link(membership, self)
-                await self._link.run()
+                self._link = Link(membership, self, self._recorder.drain)
+                async with asyncio.TaskGroup() as group:
+                    recording = group.create_task(self._recorder.run())
+                    await self._link.run()
+                    recording.cancel()
                 log.info("this machine has left the fleet", url=membership.fleet.url)
                 self._link = None
+                self._recorder.forget()
             except NotJoined:
-                pass
+                self._recorder.forget()
             except Exception:  # ours: it must cost no more than the link
                 log.exception("the link failed", again_in_s=AGAIN_S)
             await asyncio.sleep(AGAIN_S)
@@ -62,6 +79,13 @@ class Cloud:
 
     def ready(self) -> tuple[bool, str]:
         return self._agent.serving.ready()
+
+    def link(self) -> str:
+        """What it says of itself; for the alarms."""
+        return self._link.says if self._link else ""
+
+    def happened(self, kind: str, **body: Any) -> None:
+        self._agent.telemetry.journal.update(kind, **body)
 
     def facts(self) -> Facts:
         rows = self._agent.serving.status()["models"]

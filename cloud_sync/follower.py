@@ -37,6 +37,8 @@ class Follower:
         if self.twin.trial is not None:
             self._was_ready = True  # it was, or the trial would not have begun to need a restart
             await self._keep(self.twin.started())
+            if self.twin.trial is None:
+                self._taken_back(next((item.reason for item in self.twin.items.values()), ""))
         self._work.set()
 
     async def heard(self, desired: Desired) -> None:
@@ -61,7 +63,14 @@ class Follower:
     async def _apply(self) -> None:
         items = await self._host.apply(self.twin.settings)
         if self.twin.active == self.twin.newest:
+            before = self.twin.observed
             await self._keep(self.twin.applied(items))
+            if self.twin.observed != before:
+                self._host.happened(
+                    "desired_applied",
+                    generation=self.twin.observed,
+                    items={name: item.state for name, item in items.items()},
+                )
         if any(item.state == "needs_restart" for item in items.values()):
             self._host.restart()
 
@@ -84,9 +93,13 @@ class Follower:
                 why = reason if heard else "the controller could not be reached with it"
                 log.error("desired is taken back", generation=self.twin.observed, reason=why)
                 await self._keep(self.twin.failed(why))
+                self._taken_back(why)
                 self._work.set()
                 return
             await asyncio.sleep(LOOK_S)
+
+    def _taken_back(self, why: str) -> None:
+        self._host.happened("desired_taken_back", generation=self.twin.observed, reason=why)
 
     async def _keep(self, twin: Twin) -> None:
         await asyncio.to_thread(twin_file.write, self._folder, twin)

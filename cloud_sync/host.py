@@ -22,6 +22,9 @@ class Host(Protocol):
     def facts(self) -> Facts:
         """For a report."""
 
+    def happened(self, kind: str, **body: Any) -> None:
+        """To be told to the controller, whenever it is there. Returns at once."""
+
     async def apply(self, settings: dict[str, Any]) -> dict[str, Item]:
         """Take the settings into force that can be without a restart: what became of each."""
 

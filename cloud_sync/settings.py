@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from cloud_sync.telemetry.redaction import compiled
 
 MOST_BYTES = 1 << 20  # of a document, as JSON
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
+
+
+def _is_pattern(text: str) -> str:
+    compiled(text)
+    return text
+
+
+RedactPattern = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_is_pattern)]
+RedactPatterns = Annotated[list[RedactPattern], Field(max_length=50)]
 
 
 class BadSettings(ValueError):
@@ -72,6 +83,14 @@ class DesiredSettings(_Strict):
 
     # The link
     heartbeat_s: Annotated[float, Field(ge=1, le=86400)] | None = None
+
+    # Telemetry
+    telemetry_quota_mb: int | None = Field(default=None, ge=5, le=100_000)
+    telemetry_bytes_per_s: float | None = Field(default=None, ge=256)
+    telemetry_period_s: float | None = Field(default=None, ge=1, le=3600)
+    log_excerpts: Literal["off", "error", "warning"] | None = None
+    prompt_samples: float | None = Field(default=None, ge=0, le=1)
+    redact_patterns: RedactPatterns | None = None
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] | None = None

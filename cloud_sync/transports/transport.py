@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from cloud_sync.messages import Answer, Desired, Renew, Renewed, Report
+from cloud_sync.messages import Answer, Desired, Received, Renew, Renewed, Report
 
 
 class LinkError(Exception):
@@ -32,5 +32,8 @@ class Transport(Protocol):
         """Generations that are there to be fetched, as the controller tells of them. Begins with 0."""
 
     async def renew(self, asked: Renew) -> Renewed: ...
+
+    async def telemetry(self, batch: bytes) -> Received:
+        """`batch`: Telemetry as JSON, by zstd. Rejected: `too_large`, `invalid`."""
 
     async def close(self) -> None: ...
