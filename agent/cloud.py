@@ -63,8 +63,12 @@ class Cloud:
                 self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
                 self._link = Link(membership, self, self._recorder.drain)
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._recorder.run())
+                    recording = group.create_task(self._recorder.run())
                     await self._link.run()
+                    recording.cancel()
+                log.info("this machine has left the fleet", url=membership.fleet.url)
+                self._link = None
+                self._recorder.forget()
             except NotJoined:
                 self._recorder.forget()
             except Exception:  # ours: it must cost no more than the link

@@ -19,7 +19,7 @@ from cloud_sync import identity
 from cloud_sync.backoff import pause as _pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
-from cloud_sync.membership import Membership
+from cloud_sync.membership import Membership, NotJoined
 from cloud_sync.messages import Answer, Renew, Report
 from cloud_sync.telemetry.drain import Drain
 from cloud_sync.transports.https import Https
@@ -53,13 +53,17 @@ class Link:
         self.says = "not connected yet"  # for `/status`
 
     async def run(self) -> None:
-        """Until cancelled; whatever happens to the link, nothing else is disturbed."""
+        """Until cancelled, or the machine is a node no longer. Nothing else is disturbed by what happens."""
         await self._follower.start()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follower.run())
+            follower = group.create_task(self._follower.run())
             while True:
                 self._renewed.clear()
-                self._membership = await asyncio.to_thread(Membership, self._membership.folder)
+                try:
+                    self._membership = await asyncio.to_thread(Membership, self._membership.folder)
+                except NotJoined:
+                    follower.cancel()
+                    return
                 transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
                 try:
                     async with asyncio.TaskGroup() as connected:
@@ -162,6 +166,8 @@ class Link:
                         self._fetch.set()
             except (LinkError, Rejected) as error:
                 log.debug("no hints", reason=str(error))
+                if isinstance(error, Rejected):
+                    self._follower.news.set()  # a report will hear why
             await asyncio.sleep(_pause(pauses))
             pauses += 1
 

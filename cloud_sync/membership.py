@@ -52,9 +52,19 @@ class Membership:
         (folder / "joining.key").unlink(missing_ok=True)
         return cls(folder)
 
+    def end(self) -> None:
+        """With all that the fleet had set. OSError."""
+        (self.folder / "fleet.json").unlink()  # first: from now on this is no node
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+
     def is_outdated(self) -> bool:
-        """Whether the files have another identity now. OSError."""
-        return self.identity.read_bytes() != self._read
+        """Whether the files have another identity now, or none. OSError."""
+        try:
+            return self.identity.read_bytes() != self._read
+        except FileNotFoundError:
+            return True
 
     def renew(self, identity: bytes) -> None:
         """Key and certificate (PEM) in the place of the former ones. OSError."""

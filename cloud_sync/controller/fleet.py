@@ -13,14 +13,12 @@ from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
 from cloud_sync.controller.joining import named, revoke_certificates
-from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
 from cloud_sync.settings import BadSettings, checked
-
-MISSED = 3  # heartbeats in a row, and a node is lost
 
 
 class NodeRow(BaseModel):
@@ -78,10 +76,9 @@ class Fleet:
             node, now = await named(session, name), self._store.now()
             node.state = "revoked"
             await revoke_certificates(session, node.id, now)
-            fleet = await session.get_one(FleetRow, 1, with_for_update=True)
-            fleet.revision += 1
-            node.revision = fleet.revision  # its stream of hints is looked at, and ends
+            await desired.stir(session, node)
             record(session, now, actor, "node.revoked", name)
+            record_event(session, now, name, "node.revoked", {"by": actor.name})
 
     async def audit(self, before: int, limit: int) -> list[AuditRow]:
         async with self._store.read() as session:
@@ -110,7 +107,7 @@ class Fleet:
     def _row(self, node: Node, epoch: int) -> NodeRow:
         return NodeRow(
             name=node.name,
-            state=state_of(node, self._store.now(), self._settings),
+            state=node.state,
             labels=node.labels,
             address=node.address,
             seen_at=node.seen_at,
@@ -121,12 +118,6 @@ class Fleet:
             clock_skew_s=node.clock_skew_s,
             reported=node.reported,
         )
-
-
-def state_of(node: Node, now: float, settings: ControllerSettings) -> str:
-    silent_s = now - node.seen_at if node.seen_at is not None else 0.0
-    lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, settings)
-    return "lost" if lost else node.state
 
 
 def _patched(below: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Https:
     async def join(self, asked: Join) -> Joined:
         return await self._post("/join", asked.model_dump_json(), Joined)
 
+    async def leave(self) -> None:
+        with _translated():
+            _checked(await self._client.post("/node/leave"))
+
     async def telemetry(self, batch: bytes) -> Received:
         return await self._post("/node/telemetry", batch, Received, {"content-encoding": "zstd"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ cloud = typer.Typer(
 )
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
 cloud.add_typer(config, name="config")
+hooks = typer.Typer(help="Who is told of the fleet's events.", no_args_is_help=True)
+cloud.add_typer(hooks, name="hooks")
 cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
@@ -72,6 +75,35 @@ def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
     from agent.cli.cloud.fleet import revoke
 
     revoke(node)
+
+
+@cloud.command()
+def backup(file: Annotated[Path, typer.Argument(help="Where it is put, readable for you alone.")]) -> None:
+    """Put all that the controller here knows into one file, with its keys. It may run meanwhile."""
+    from agent.cli.cloud.backup import backup
+
+    backup(file)
+
+
+@cloud.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="Of: autoglm cloud backup.")],
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="In the place of what is there, which is lost.")
+    ] = False,
+) -> None:
+    """Make the controller here what it was when the backup was made. It must not run."""
+    from agent.cli.cloud.backup import restore
+
+    restore(file, force)
+
+
+@cloud.command()
+def remove(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
+    """Take a node out of the fleet for good. Its name is free; it serves on, alone."""
+    from agent.cli.cloud.fleet import remove
+
+    remove(node)
 
 
 @cloud.command()
@@ -162,3 +194,36 @@ def series(
     if name is None:
         return names(node, to, json)
     lines(name, node=node, to=to, by=by, last=last, step=step, show=show, json=json)
+
+
+@hooks.command("add")
+def add_hook(
+    url: Annotated[str, typer.Argument(help="http:// or https://, to which notices are posted.")],
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Events, as node.lost; may be given again. All if not.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="whsec_..., or AUTOGLM_CLOUD_HOOK_SECRET; made if there is none.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell an address of what happens to the fleet from now on."""
+    from agent.cli.cloud.hooks import add
+
+    add(url, kind or [], secret, json)
+
+
+@hooks.command("list")
+def list_hooks(json: Json = False) -> None:
+    """Who is told, and how far each is behind."""
+    from agent.cli.cloud.hooks import listed
+
+    listed(json)
+
+
+@hooks.command("remove")
+def remove_hook(id: Annotated[str, typer.Argument(help="As `list` shows it.")]) -> None:
+    """Tell an address no longer."""
+    from agent.cli.cloud.hooks import remove
+
+    remove(id)

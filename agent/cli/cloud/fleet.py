@@ -31,7 +31,18 @@ def nodes(json: bool) -> None:
     rows = Client().get("/nodes")
     if json:
         return print_json(rows)
-    heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "BACKLOG", "CLOCK", "LABELS")
+    heads = (
+        "NODE",
+        "STATE",
+        "ADDRESS",
+        "READY",
+        "AGENT",
+        "LAST HEARTBEAT",
+        "CONFIG",
+        "BACKLOG",
+        "CLOCK",
+        "LABELS",
+    )
     table(heads, [_row(one, time.time()) for one in rows])
 
 
@@ -46,6 +57,11 @@ def revoke(node: str) -> None:
     out.print(
         f"{node} is revoked: autoglm cloud token --replace {node} lets a machine take its place", markup=False
     )
+
+
+def remove(node: str) -> None:
+    Client().delete(f"/nodes/{quote(node)}")
+    out.print(f"{node} is gone: on the device, autoglm leave forgets the fleet", markup=False)
 
 
 def audit(limit: int, json: bool) -> None:
@@ -91,6 +107,7 @@ def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
     return (
         node["name"],
         node["state"],
+        node["address"],
         ready,
         told.get("version", ""),
         f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from cloud_sync.controller.access import Admin, Operator, Viewer
+from cloud_sync.controller.answers import AnsweredOnce
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.fleet import AuditRow, NodeRow
 from cloud_sync.messages import API, LabelKey, Labels, LabelValue, NodeName
@@ -42,7 +43,7 @@ class Changed(BaseModel):
 
 
 def routes(controller: Controller) -> APIRouter:
-    router = APIRouter(prefix=API, tags=["Operators"])
+    router = APIRouter(prefix=API, tags=["Operators"], route_class=AnsweredOnce)
 
     @router.post("/tokens", status_code=201)
     async def new_token(body: NewToken, actor: Operator) -> MadeToken:
@@ -73,10 +74,16 @@ def routes(controller: Controller) -> APIRouter:
         await controller.fleet.revoke(actor, name)
         await controller.hints.changed()
 
+    @router.delete("/nodes/{name}", status_code=204)
+    async def remove(name: NodeName, actor: Admin) -> None:
+        """Take a node out of the fleet for good: its identity counts no longer, and its name is free."""
+        await controller.leaving.remove(actor, name)
+        await controller.hints.changed()
+
     @router.get("/audit")
     async def audit(
         actor: Viewer,
-        before: Annotated[int, Query(ge=0)] = 2**62,
+        before: Annotated[int, Query(ge=0, le=2**62)] = 2**62,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[AuditRow]:
         """Who changed what, the newest first, older than the row `before`."""
