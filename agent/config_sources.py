@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConf
 
 from agent.model_settings import meant
 from cloud_sync import twin_file
+from cloud_sync.settings import sorted_out
 
 
 class DesiredSource(PydanticBaseSettingsSource):
@@ -27,7 +28,7 @@ class DesiredSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         folder = self.current_state.get("data_dir") or self._file().get("data_dir") or default_data_dir()
-        found = twin_file.settings_in_force(Path(folder) / "cloud")
+        found, _ = sorted_out(twin_file.settings_in_force(Path(folder) / "cloud"))
         return {name: value for name, value in found.items() if name in self.settings_cls.model_fields}
 
 

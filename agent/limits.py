@@ -13,10 +13,10 @@ class Limits:
     """Senders are "http:<key name>", "mqtt:<sender>" and "local"; both kinds of bucket must have enough."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._keys: dict[str, RateLimit] = {f"http:{key.name}": key for key in settings.api_keys}
-        self._anonymous = settings.anonymous_limit
-        self._mqtt = settings.mqtt_sender_limit
         self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
+        self._made_for = self._limits()
 
     def check(self, sender: str, count: int, tokens: float, now: float) -> None:
         """So many requests of together about so many tokens. Raises RateLimited with the seconds to wait."""
@@ -41,7 +41,13 @@ class Limits:
         if budget:
             budget.take(used - estimated, now)
 
+    def _limits(self) -> tuple[RateLimit, RateLimit]:
+        """As they are set now."""
+        return self._settings.anonymous_limit, self._settings.mqtt_sender_limit
+
     def _of(self, sender: str, now: float) -> tuple[Bucket | None, Bucket | None]:
+        if (limits := self._limits()) != self._made_for:
+            self._made_for, self._buckets = limits, {}
         if sender not in self._buckets:
             if len(self._buckets) >= MANY:
                 self._forget(now)
@@ -54,10 +60,10 @@ class Limits:
 
     def _limit(self, sender: str) -> RateLimit:
         if sender.startswith("mqtt:"):
-            return self._mqtt
+            return self._settings.mqtt_sender_limit
         if sender == "local":  # the agent's own user, by the unix socket
             return RateLimit()
-        return self._keys.get(sender, self._anonymous)
+        return self._keys.get(sender, self._settings.anonymous_limit)
 
     def _forget(self, now: float) -> None:
         self._buckets = {

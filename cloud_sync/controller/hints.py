@@ -49,6 +49,7 @@ class Hints:
         self._listeners: dict[str, set[Listener]] = {}
         self._news = asyncio.Event()
         self._seen = 0  # revision
+        self.epoch = 0  # that was told
         self._postgres = store.engine.dialect.name == "postgresql"
 
     @contextlib.contextmanager
@@ -72,7 +73,8 @@ class Hints:
 
     async def run(self) -> None:
         async with self._store.read() as session:
-            self._seen = await session.scalar(select(Fleet.revision)) or 0
+            fleet = await session.get_one(Fleet, 1)
+            self._seen, self.epoch = fleet.revision, fleet.epoch
         async with asyncio.TaskGroup() as group:
             if self._postgres:
                 group.create_task(self._hear())
@@ -82,9 +84,12 @@ class Hints:
                 await self._tell()
 
     async def _tell(self) -> None:
+        """Those whose document changed; all, where another epoch has begun."""
         async with self._store.read() as session:
+            epoch = (await session.get_one(Fleet, 1)).epoch
+            since, self.epoch = (self._seen if epoch == self.epoch else -1), epoch
             found = await session.execute(
-                select(Node.id, Node.generation, Node.revision).where(Node.revision > self._seen)
+                select(Node.id, Node.generation, Node.revision).where(Node.revision > since)
             )
             for id, generation, revision in found:
                 self._seen = max(self._seen, revision)

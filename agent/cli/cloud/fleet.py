@@ -11,7 +11,7 @@ from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
 from agent.cli.screen import out, print_json, table
-from agent.duration import seconds
+from cloud_sync.duration import seconds
 
 
 def token(life: str, label: list[str], replace: str | None, json: bool) -> None:

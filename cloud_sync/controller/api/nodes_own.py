@@ -41,7 +41,10 @@ def routes(controller: Controller) -> APIRouter:
     @router.post("/node/report")
     async def report(report: Report, holder: NodeHolder, request: Request) -> Answer:
         """The Reported document, and the heartbeat."""
-        return await controller.reports.take(holder, report, address(request))
+        answer = await controller.reports.take(holder, report, address(request))
+        if answer.epoch != controller.hints.epoch:
+            await controller.hints.changed()
+        return answer
 
     @router.get("/node/desired", response_model=Desired, responses={304: {"description": "No other."}})
     async def desired(holder: NodeHolder, if_none_match: Annotated[str, Header()] = "") -> Response:
@@ -54,7 +57,7 @@ def routes(controller: Controller) -> APIRouter:
 
     @router.get("/node/hints", response_class=StreamingResponse)
     async def hints(holder: NodeHolder) -> StreamingResponse:
-        """Server-sent events: `desired`, with the generation that is to be fetched."""
+        """Server-sent events: `desired`, with the generation that is there, and as id epoch.generation."""
         await _stands(controller, holder)
         return StreamingResponse(_stream(controller, holder), media_type="text/event-stream")
 
@@ -80,4 +83,5 @@ async def _stream(controller: Controller, holder: Holder) -> AsyncIterator[bytes
                 await _stands(controller, holder)
             except Refused:
                 return
-            yield b"event: desired\ndata: %d\n\n" % generation
+            epoch = controller.hints.epoch
+            yield b"event: desired\nid: %d.%d\ndata: %d\n\n" % (epoch, generation, generation)
