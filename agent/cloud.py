@@ -42,7 +42,10 @@ class Cloud:
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
-        return {**self._fleet, "link": self._link.says} if self._link else None
+        if self._link is None:
+            return None
+        there = {"url": self._settings.cloud_url or self._fleet["url"]}
+        return {**self._fleet, **there, "link": self._link.says}
 
     async def run(self) -> None:
         """Until cancelled. A link that fails takes nothing with it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,13 +114,16 @@ async def take(settings: dict[str, Any], rooms: Rooms) -> AsyncIterator[dict[str
         state = await _taken(taker, other, rooms, wanted)
         items |= {name: state for name in mine if items[name].state == "pending"}
         yield dict(items)
+    there = named(settings)
+    yield {name: item for name, item in items.items() if name in there or item.state != "applied"}
 
 
-def _before(settings: Mapping[str, Any], now: Settings, wanted: Settings) -> dict[str, Item]:
-    items = {name: _item(name, now, wanted) for name in named(dict(settings))}
-    for name in RESTART & SETTABLE - settings.keys():  # one that was taken away
+def _before(settings: dict[str, Any], now: Settings, wanted: Settings) -> dict[str, Item]:
+    """Those that are set, and those that no longer are until they are as without the cloud."""
+    items = {name: _item(name, now, wanted) for name in named(settings)}
+    for name in SETTABLE - {name.partition(".")[0] for name in items}:
         if _differ(name, now, wanted):
-            items[name] = Item(state="needs_restart")
+            items[name] = Item(state="needs_restart" if name in RESTART else "pending")
     return items
 
 

@@ -91,16 +91,21 @@ class Follower:
         settings, refused = sorted_out(self.twin.settings)
         unknown = {name: Item(state="failed", reason=why) for name, why in refused.items()}
         items: dict[str, Item] = {}
+
+        def told(twin: Twin) -> Twin | None:
+            if twin.trial and _failed(items):  # it is taken back now, and that is told
+                return None
+            return twin.applied(items | unknown)
+
         async for items in self._host.apply(settings):
-            self._keep_in_mind(self.twin.applied(items | unknown))
-        await self._change(lambda twin: twin.applied(items | unknown))
+            self._keep_in_mind(told(self.twin) or self.twin)
+        await self._change(told)
         return items
 
     async def _try(self, items: dict[str, Item]) -> None:
         """The document on trial, until it has passed or failed."""
-        for name, item in items.items():
-            if item.state == "failed":
-                return await self._take_back(f"{name}: {item.reason}")
+        if failed := _failed(items):
+            return await self._take_back(f"{failed[0]}: {items[failed[0]].reason}")
         begun = self._clock()
         well_since: float | None = None
         while self.twin.trial is not None:
@@ -146,3 +151,7 @@ class Follower:
     def _keep_in_mind(self, twin: Twin) -> None:
         self.twin = twin
         self.news.set()
+
+
+def _failed(items: dict[str, Item]) -> list[str]:
+    return [name for name, item in items.items() if item.state == "failed"]

@@ -11,7 +11,7 @@ import pytest
 
 from models.shelf import Shelf
 from models.sources import pull
-from tests.support.agent import Agent
+from tests.support.agent import Agent, free_port
 from tests.support.gguf_file import write_gguf
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -63,10 +63,16 @@ def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> I
     started: list[Agent] = []
 
     def start(
-        *, ready: bool = True, data_dir: Path | None = None, cwd: Path | None = None, **settings: str
+        *,
+        ready: bool = True,
+        data_dir: Path | None = None,
+        cwd: Path | None = None,
+        port: int = 0,
+        **settings: str,
     ) -> Agent:
         environment = {"AUTOGLM_ENGINE": "echo", "AUTOGLM_MODEL": str(echo_model), **settings}
-        agent = Agent(data_dir or tmp_path_factory.mktemp("agent"), environment, cwd=cwd)
+        folder = data_dir or tmp_path_factory.mktemp("agent")
+        agent = Agent(folder, environment, port or free_port(), cwd=cwd)
         started.append(agent)
         return agent.start(ready=ready)
 
