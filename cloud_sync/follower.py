@@ -91,15 +91,11 @@ class Follower:
         settings, refused = sorted_out(self.twin.settings)
         unknown = {name: Item(state="failed", reason=why) for name, why in refused.items()}
         items: dict[str, Item] = {}
-
-        def told(twin: Twin) -> Twin | None:
-            if twin.trial and _failed(items):  # it is taken back now, and that is told
-                return None
-            return twin.applied(items | unknown)
-
         async for items in self._host.apply(settings):
-            self._keep_in_mind(told(self.twin) or self.twin)
-        await self._change(told)
+            if not _failed(items):
+                self._keep_in_mind(self.twin.applied(items | unknown))
+        if not (self.twin.trial and _failed(items)):  # which is taken back now, and that is told
+            await self._change(lambda twin: twin.applied(items | unknown))
         return items
 
     async def _try(self, items: dict[str, Item]) -> None:

@@ -15,6 +15,7 @@ from cloud_sync.controller.errors import Invalid
 from cloud_sync.controller.joining import named, revoke_certificates
 from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
+from cloud_sync.controller.skew import Skew, skew
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
@@ -35,6 +36,8 @@ class NodeRow(BaseModel):
     generation: int
     observed_generation: int
     reported: dict[str, Any]
+    skew: Skew
+    """How its agent's release stands to the controller's."""
 
 
 class AuditRow(BaseModel):
@@ -116,6 +119,7 @@ class Fleet:
             generation=node.generation,
             observed_generation=node.observed_generation,
             reported=node.reported,
+            skew=skew(str(node.reported.get("version", ""))),
         )
 
 

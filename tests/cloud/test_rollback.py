@@ -59,7 +59,7 @@ def told(controller: Controller, **settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"model": "/no/such.gguf"}, "no such"),
+        ({"model": "/no/such.gguf"}, "there is no file"),
         ({"model": "broken"}, "does not load"),
         ({"context": 2_000_000_000}, "needs about"),
         ({"max_batch_size": 256, "context": 100_000_000}, "needs about"),

@@ -74,22 +74,41 @@ def audit(
     audit(limit, json)
 
 
-@config.command("show")
-def show(json: Json = False) -> None:
-    """List the layers of settings, the lowest first."""
-    from agent.cli.cloud.fleet import show
+To = Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")]
+OneNode = Annotated[str | None, typer.Option(help="One node.")]
 
-    show(json)
+
+@config.command("show")
+def show(node: OneNode = None, json: Json = False) -> None:
+    """List the layers of settings, the lowest first; of one node what it is told, and by which layer."""
+    from agent.cli.cloud import config
+
+    config.show(node, json)
 
 
 @config.command("set")
 def change(
-    settings: Annotated[list[str], typer.Argument(help="name=value; name=null takes it away.")],
-    to: Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")] = None,
-    node: Annotated[str | None, typer.Option(help="One node.")] = None,
+    settings: Annotated[
+        list[str], typer.Argument(help="name=value, models.NAME.setting=value; name=null takes it away.")
+    ],
+    to: To = None,
+    node: OneNode = None,
     json: Json = False,
 ) -> None:
     """Change settings of all nodes, of a group, or of one node."""
-    from agent.cli.cloud.fleet import change
+    from agent.cli.cloud import config
 
-    change(settings, to, node, json)
+    config.change(settings, to, node, json)
+
+
+@config.command("unset")
+def unset(
+    names: Annotated[list[str], typer.Argument(help="Names of settings.")],
+    to: To = None,
+    node: OneNode = None,
+    json: Json = False,
+) -> None:
+    """Take settings of all nodes, of a group, or of one node away: lower layers, or the node's own, count."""
+    from agent.cli.cloud import config
+
+    config.unset(names, to, node, json)

@@ -56,28 +56,6 @@ def audit(limit: int, json: bool) -> None:
     table(heads, [_entry(one) for one in rows])
 
 
-def show(json: bool) -> None:
-    layers = Client().get("/config")
-    if json:
-        return print_json(layers)
-    lines = [
-        (layer["selector"], name, repr(value))
-        for layer in layers
-        for name, value in layer["settings"].items()
-    ]
-    table(("FOR", "SETTING", "VALUE"), lines)
-
-
-def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
-    if to and node:
-        raise UsageError("--to names a group, --node one node: give one of the two")
-    selector = f"node:{node}" if node else to or "all"
-    changed = Client().patch("/config", {"selector": selector, "settings": pairs.settings(given)})
-    if json:
-        return print_json(changed)
-    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
-
-
 def _entry(row: dict[str, Any]) -> tuple[str, ...]:
     when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     details = ", ".join(f"{key}={value}" for key, value in row["details"].items() if value not in (None, {}))
@@ -92,7 +70,7 @@ def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
         node["name"],
         node["state"],
         ready,
-        told.get("version", ""),
+        " ".join(one for one in (told.get("version", ""), node["skew"] and f"({node['skew']})") if one),
         f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",
         _config(node),
         labels,

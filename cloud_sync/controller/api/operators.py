@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from cloud_sync.controller.access import Admin, Operator, Viewer
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.fleet import AuditRow, NodeRow
+from cloud_sync.controller.told import Told, told
 from cloud_sync.messages import API, LabelKey, Labels, LabelValue, NodeName
 
 HOUR = 3600.0
@@ -87,6 +88,11 @@ def routes(controller: Controller) -> APIRouter:
         """The layers of settings, the lowest first."""
         found = await controller.fleet.layers()
         return [LayerBody(selector=str(selector), settings=settings) for selector, settings in found]
+
+    @router.get("/nodes/{name}/config")
+    async def config_of(name: NodeName, actor: Viewer) -> Told:
+        """What one node is told, and which layer each setting comes from."""
+        return await told(controller.store, name)
 
     @router.patch("/config")
     async def change(body: LayerBody, actor: Operator) -> Changed:
