@@ -129,7 +129,7 @@ class Row(BaseModel):
 class Telemetry(BaseModel):
     """A batch: of each stream the oldest rows that the controller has not said to have, in order."""
 
-    database: Annotated[str, Field(min_length=8, max_length=64)]
+    database: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{8,64}$")]
     """Random for each file of the node's telemetry: `seq` begins again with another."""
     sent_at: float
     """Wall time of the node, in seconds."""

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,7 +32,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
     for index, head in enumerate(heads):
         shown.add_column(head, justify="right" if index >= len(heads) - numbers else "left")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # as it is: what is in it may come from elsewhere
     out.print(shown)
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from cloud_sync.controller import tokens
+from cloud_sync.controller.accounts import Accounts
 from cloud_sync.controller.audit import Actor
 from cloud_sync.controller.errors import Forbidden, Unauthorised
+from cloud_sync.controller.foreign import Foreign
 from cloud_sync.controller.wire import CERTIFICATE
 from cloud_sync.identity import Authority, BadIdentity, Holder
 
@@ -18,10 +20,13 @@ def address(request: Request) -> str:
 
 
 class Access:
-    """`clock`: see Store.now."""
+    """`foreign`: operators whom another issuer knows; None: there is no other."""
 
-    def __init__(self, authority: Authority, signing: bytes) -> None:
+    def __init__(
+        self, authority: Authority, signing: bytes, accounts: Accounts, foreign: Foreign | None
+    ) -> None:
         self._authority, self._signing = authority, signing
+        self._accounts, self._foreign = accounts, foreign
 
     def holder(self, request: Request, now: float) -> Holder:
         """Unauthorised: no certificate of this controller's, or one that is over."""
@@ -36,21 +41,32 @@ class Access:
             raise Unauthorised("certificate_expired", "this certificate is over: renew it")
         return holder
 
-    def operator(self, request: Request, role: tokens.Role) -> Actor:
+    async def operator(self, request: Request, role: tokens.Role) -> Actor:
         """Unauthorised; Forbidden: it takes another role."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Unauthorised("no_token", "this needs a bearer token: `autoglm cloud login`")
-        claims = tokens.verified(self._signing, token)
-        if tokens.rank(claims) < tokens.RANK[role]:
+        if self._foreign and self._foreign.issued(token):
+            name, has = await self._foreign.who(token, address(request))
+        else:
+            name, has = await self._own(token)
+        if has is None or tokens.lower(has, role) != role:
             raise Forbidden("not_allowed", f"this needs the role {role}")
-        return Actor(str(claims["sub"]), address(request), role)
+        return Actor(name, address(request), has)
+
+    async def _own(self, token: str) -> tuple[str, tokens.Role | None]:
+        """Of an account, the role that it has now; without one it is by who has the key itself."""
+        claims = tokens.verified(self._signing, token)
+        name, role = str(claims["sub"]), tokens.role(claims.get("roles"))
+        if "ver" in claims and role is not None:
+            role = tokens.lower(role, await self._accounts.standing(name, claims["ver"]))
+        return name, role
 
 
 def _needs(role: tokens.Role) -> object:
-    def find(request: Request) -> Actor:
+    async def find(request: Request) -> Actor:
         access: Access = request.app.state.access
-        return access.operator(request, role)
+        return await access.operator(request, role)
 
     return Depends(find)
 

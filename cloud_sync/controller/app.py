@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -12,10 +14,12 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import nodes_own, operators
+from cloud_sync.controller.api import accounts, nodes_own, oauth, operators, telemetry
 from cloud_sync.controller.core import Controller
-from cloud_sync.controller.errors import Refused
+from cloud_sync.controller.counted import Counted
+from cloud_sync.controller.errors import Refused, TooMany
 from cloud_sync.controller.guard import Guard
+from cloud_sync.controller.proxy import BehindProxy
 
 log = structlog.get_logger()
 
@@ -24,10 +28,18 @@ def create_app(controller: Controller) -> ASGIApp:
     app = FastAPIOffline(
         title="Open-AutoGLM Edge controller", version=__version__, redirect_slashes=False, redoc_url=None
     )
-    app.state.access = Access(controller.keys.authority, controller.keys.signing)
+    app.state.access = Access(
+        controller.keys.authority, controller.keys.signing, controller.accounts, controller.foreign
+    )
     app.state.store = controller.store
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(telemetry.node_routes(controller))
+    app.include_router(telemetry.operator_routes(controller))
+    app.include_router(telemetry.metrics_routes(controller))
+    app.include_router(accounts.routes(controller))
+    app.include_router(oauth.routes(controller))
+    app.include_router(oauth.metadata(controller))
 
     @app.get("/healthz", tags=["Controller"])
     async def healthz() -> dict[str, str]:
@@ -38,7 +50,9 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
-    return Guard(app, controller.settings.max_body_bytes)
+    settings = controller.settings
+    guarded = Counted(Guard(app, settings.max_body_bytes), controller.telemetry.counts)
+    return BehindProxy(guarded, settings.proxies, settings.certificate_header)
 
 
 def _answer(status: int, code: str, message: str) -> Response:
@@ -48,7 +62,10 @@ def _answer(status: int, code: str, message: str) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)  # noqa: S101 - for the type checker: it is registered for that
-    return _answer(error.status, error.code, error.message)
+    answer = _answer(error.status, error.code, error.message)
+    if isinstance(error, TooMany):
+        answer.headers["retry-after"] = str(math.ceil(error.retry_after))
+    return answer
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from cloud_sync.controller.accounts import Accounts
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.fleet import Fleet
+from cloud_sync.controller.foreign import Foreign
 from cloud_sync.controller.hints import Hints
 from cloud_sync.controller.joining import Joining
 from cloud_sync.controller.keys import Keys
+from cloud_sync.controller.logins import Logins
+from cloud_sync.controller.passwords import Passwords
 from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.telemetry.core import FleetTelemetry
 
 
 class Controller:
@@ -18,3 +25,16 @@ class Controller:
         self.reports = Reports(store, settings)
         self.fleet = Fleet(store, settings)
         self.hints = Hints(store)
+        self.telemetry = FleetTelemetry(store, settings)
+        passwords = Passwords()
+        self.accounts = Accounts(store, passwords)
+        self.logins = Logins(store, passwords, keys.signing, settings)
+        self.foreign = Foreign(settings, store, self.accounts) if settings.oidc_issuer else None
+
+    async def run(self) -> None:
+        """What it does beside answering."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.hints.run())
+            group.create_task(self.telemetry.run())
+            if self.foreign is not None:
+                group.create_task(self.foreign.run())

@@ -6,6 +6,7 @@ Refused
   NotFound     (404)
   Conflict     (409)
   Invalid      (422)
+  TooMany      (429)  has retry_after
 """
 
 from __future__ import annotations
@@ -39,3 +40,11 @@ class Conflict(Refused):
 
 class Invalid(Refused):
     status = 422
+
+
+class TooMany(Refused):
+    status = 429
+
+    def __init__(self, code: str, message: str, retry_after: float) -> None:
+        super().__init__(code, message)
+        self.retry_after = retry_after  # seconds

@@ -35,6 +35,10 @@ class NodeRow(BaseModel):
     epoch: int
     generation: int
     observed_generation: int
+    backlog: int
+    """Rows of telemetry that wait on the node, as it reported."""
+    clock_skew_s: float | None
+    """How far its clock is ahead of this one's; null: it sent no telemetry yet."""
     reported: dict[str, Any]
     skew: Skew
     """How its agent's release stands to the controller's."""
@@ -107,20 +111,26 @@ class Fleet:
         return changed
 
     def _row(self, node: Node, epoch: int) -> NodeRow:
-        silent_s = self._store.now() - node.seen_at if node.seen_at is not None else 0.0
-        lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, self._settings)
         return NodeRow(
             name=node.name,
-            state="lost" if lost else node.state,
+            state=state_of(node, self._store.now(), self._settings),
             labels=node.labels,
             address=node.address,
             seen_at=node.seen_at,
             epoch=epoch,
             generation=node.generation,
             observed_generation=node.observed_generation,
+            backlog=node.backlog,
+            clock_skew_s=node.clock_skew_s,
             reported=node.reported,
             skew=skew(str(node.reported.get("version", ""))),
         )
+
+
+def state_of(node: Node, now: float, settings: ControllerSettings) -> str:
+    silent_s = now - node.seen_at if node.seen_at is not None else 0.0
+    lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, settings)
+    return "lost" if lost else node.state
 
 
 def _patched(below: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

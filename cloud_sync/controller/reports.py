@@ -29,6 +29,7 @@ class Reports:
             else:
                 node.seen_at, node.address = now, address
                 node.observed_generation = report.observed_generation
+                node.backlog = sum(report.backlog.values())
                 node.reported = report.model_dump(mode="json", exclude=_BESIDE)
                 fleet = await session.get_one(Fleet, 1)
                 if (report.epoch, report.generation) > (fleet.epoch, node.generation):

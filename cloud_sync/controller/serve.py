@@ -14,7 +14,7 @@ from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
-from cloud_sync.controller.wire import make_server
+from cloud_sync.controller.wire import Server, make_server
 from models.disk import write_private
 
 log = structlog.get_logger()
@@ -28,22 +28,32 @@ async def serve(settings: ControllerSettings) -> None:
         controller = Controller(settings, store, keys)
         with _listening(settings) as listener:
             port = listener.getsockname()[1]
-            certificate = await asyncio.to_thread(server_certificate, keys.authority, settings, time.time())
-            try:
-                server = make_server(create_app(controller), certificate, settings.data_dir / "ca.pem")
-            finally:
-                certificate.unlink()
-            write_private(settings.data_dir / "port", str(port).encode())  # where the command line finds it
+            server = await asyncio.to_thread(_server, controller)
+            for name, value in (("scheme", "https" if settings.tls else "http"), ("port", str(port))):
+                write_private(settings.data_dir / name, value.encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
+            if not settings.tls:
+                log.warning("without TLS: let nobody but the proxy reach this port")
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, setattr, server, "should_exit", True)
             async with asyncio.TaskGroup() as group:
-                hints = group.create_task(controller.hints.run())
+                beside = group.create_task(controller.run())
                 await server.serve(sockets=[listener])
-                hints.cancel()
+                beside.cancel()
     finally:
         await store.close()
+
+
+def _server(controller: Controller) -> Server:
+    app, folder = create_app(controller), controller.settings.data_dir
+    if not controller.settings.tls:
+        return make_server(app, None, folder / "ca.pem")
+    certificate = server_certificate(controller.keys.authority, controller.settings, time.time())
+    try:
+        return make_server(app, certificate, folder / "ca.pem")
+    finally:
+        certificate.unlink()
 
 
 def _listening(settings: ControllerSettings) -> socket.socket:

@@ -22,7 +22,7 @@ KEEP_ALIVE_S = 75
 CLOSING_S = 3
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the command's business."""
@@ -43,8 +43,8 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def make_server(app: ASGIApp, certificate: Path, ca: Path) -> uvicorn.Server:
-    """`certificate`: with its key and chain, PEM."""
+def make_server(app: ASGIApp, certificate: Path | None, ca: Path) -> Server:
+    """`certificate`: with its key and chain, PEM; None: plain HTTP."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -58,11 +58,11 @@ def make_server(app: ASGIApp, certificate: Path, ca: Path) -> uvicorn.Server:
         timeout_graceful_shutdown=CLOSING_S,
         backlog=4096,
         ssl_certfile=certificate,
-        ssl_ca_certs=str(ca),
+        ssl_ca_certs=str(ca) if certificate else None,
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
     config.load()
     if config.ssl is not None:
         config.ssl.verify_flags |= NO_CHECK_TIME
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return _Server(config)
+    return Server(config)

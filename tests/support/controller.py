@@ -46,6 +46,7 @@ class Controller:
             "AUTOGLM_CLOUD_DATA_DIR": str(self.data_dir),
             "AUTOGLM_CLOUD_HOST": "127.0.0.1",
             "AUTOGLM_CLOUD_PORT": str(self.port),
+            "XDG_CONFIG_HOME": str(self.data_dir / "config"),  # nobody is logged in
             **self.environment,
         }
 

@@ -1,42 +1,25 @@
-"""The controller, as operators' commands find it: on its own machine by its data folder."""
+"""The controller, as operators' commands find it."""
 
 from __future__ import annotations
 
-import getpass
 import ssl
-import time
 from typing import Any
 
 import httpx
 
+from agent.cli.cloud.ways import HOW_TO_START, find
 from agent.cli.errors import CommandError
-from cloud_sync.controller import tokens
-from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.keys import read_keys
 from cloud_sync.messages import API
-from cloud_sync.transports.https import pinned
-
-HOW_TO_START = "Start one here: autoglm cloud serve"
 
 
 class Client:
     """Every failure of a call is a CommandError."""
 
     def __init__(self) -> None:
-        settings = ControllerSettings()
-        try:
-            keys = read_keys(settings.data_dir)
-            port = (settings.data_dir / "port").read_text().strip()
-        except OSError as error:
-            raise CommandError(f"no controller is on this machine ({error}). {HOW_TO_START}") from None
-        token = tokens.sign(keys.signing, f"local:{getpass.getuser()}", "admin", time.time())
-        self.url = f"https://127.0.0.1:{port}"
+        way = find()
+        self.url = way.url
         self._client = httpx.Client(
-            base_url=self.url + API,
-            headers={"authorization": f"Bearer {token}"},
-            verify=pinned(keys.authority.certificate.decode(), None),
-            timeout=30,
-            trust_env=False,
+            base_url=self.url + API, auth=way.bearer, verify=way.trust, timeout=30, trust_env=way.environment
         )
 
     def get(self, path: str, **parameters: Any) -> Any:

@@ -6,13 +6,24 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.cloud.account_commands import accounts
+
 cloud = typer.Typer(
     help="The controller of a fleet, and commands to it.", no_args_is_help=True, rich_markup_mode="rich"
 )
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
 cloud.add_typer(config, name="config")
+cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
+Of = Annotated[str | None, typer.Option("--node", help="Of one node.")]
+OneNode = Annotated[str | None, typer.Option("--node", help="One node.")]
+To = Annotated[str | None, typer.Option(help="Of nodes with these labels: site=paris,kind=jetson.")]
+Kind = Annotated[list[str] | None, typer.Option("--kind", help="Of this kind; may be given again.")]
+Level = Annotated[list[str] | None, typer.Option("--level", help="Of this level; may be given again.")]
+Since = Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")]
+Limit = Annotated[int, typer.Option(help="How many at most, of the newest.", min=1, max=1000)]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
 Label = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")]
 
 
@@ -74,10 +85,6 @@ def audit(
     audit(limit, json)
 
 
-To = Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")]
-OneNode = Annotated[str | None, typer.Option(help="One node.")]
-
-
 @config.command("show")
 def show(node: OneNode = None, json: Json = False) -> None:
     """List the layers of settings, the lowest first; of one node what it is told, and by which layer."""
@@ -112,3 +119,62 @@ def unset(
     from agent.cli.cloud import config
 
     config.unset(names, to, node, json)
+
+
+@cloud.command()
+def events(
+    node: Of = None,
+    kind: Kind = None,
+    since: Since = None,
+    limit: Limit = 50,
+    follow: Follow = False,
+    json: Json = False,
+) -> None:
+    """What happened in the fleet: as the controller saw it, or as nodes told it. The newest last."""
+    from agent.cli.cloud.telemetry import told
+
+    told("events", node=node, kind=kind or [], since=since, limit=limit, follow=follow, json=json)
+
+
+@cloud.command()
+def logs(
+    node: Of = None,
+    level: Level = None,
+    since: Since = None,
+    limit: Limit = 50,
+    follow: Follow = False,
+    json: Json = False,
+) -> None:
+    """Warnings and errors from nodes' logs. The newest last."""
+    from agent.cli.cloud.telemetry import told
+
+    told("logs", node=node, kind=level or [], since=since, limit=limit, follow=follow, json=json)
+
+
+@cloud.command()
+def samples(
+    node: Of = None, since: Since = None, limit: Limit = 50, follow: Follow = False, json: Json = False
+) -> None:
+    """Samples of prompts, from nodes that are told to take some. The newest last."""
+    from agent.cli.cloud.telemetry import told
+
+    told("samples", node=node, kind=[], since=since, limit=limit, follow=follow, json=json)
+
+
+@cloud.command()
+def series(
+    name: Annotated[str | None, typer.Argument(help="Of a metric or a series; none: list them.")] = None,
+    node: Of = None,
+    to: To = None,
+    by: Annotated[str, typer.Option(help="What has a line: metric, series, node.")] = "series",
+    last: Annotated[str, typer.Option(help="Over this time until now: 30m, 12h, 7d.")] = "1h",
+    step: Annotated[str | None, typer.Option(help="Of this length: 1m, 1h.")] = None,
+    show: Annotated[str, typer.Option(help="As a curve: mean, sum, count, min, max, last.")] = "mean",
+    json: Json = False,
+) -> None:
+    """What nodes measured, over time: curves on a terminal, numbers in a pipe."""
+    from agent.cli.cloud.telemetry import lines, names
+
+    if name is None:
+        return names(node, to, json)
+    lines(name, node=node, to=to, by=by, last=last, step=step, show=show, json=json)

@@ -31,7 +31,7 @@ def nodes(json: bool) -> None:
     rows = Client().get("/nodes")
     if json:
         return print_json(rows)
-    heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "LABELS")
+    heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "BACKLOG", "CLOCK", "LABELS")
     table(heads, [_row(one, time.time()) for one in rows])
 
 
@@ -73,6 +73,8 @@ def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
         " ".join(one for one in (told.get("version", ""), node["skew"] and f"({node['skew']})") if one),
         f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",
         _config(node),
+        str(node["backlog"]),
+        _clock(node["clock_skew_s"] or 0.0),
         labels,
     )
 
@@ -81,6 +83,12 @@ def _config(node: dict[str, Any]) -> str:
     bad = sorted({one["state"] for one in node["reported"].get("items", {}).values()} - {"applied"})
     behind = node["generation"] - node["observed_generation"]
     return f"{behind} behind" if behind > 0 else ", ".join(bad) or "observed"
+
+
+def _clock(skew_s: float) -> str:
+    if abs(skew_s) < 60:
+        return "right"
+    return f"{_ago(abs(skew_s))} {'fast' if skew_s > 0 else 'slow'}"
 
 
 def _ago(seconds: float) -> str:

@@ -25,7 +25,8 @@ def serve() -> None:
     log.configure(settings.log_level)
     if err.is_terminal:
         err.print("[bold]Open-AutoGLM Edge controller[/bold]")
-        err.print(f"  Address   https://{settings.host}:{settings.port}")
+        scheme = "https" if settings.tls else "http"
+        err.print(f"  Address   {scheme}://{settings.host}:{settings.port}")
         err.print(f"  Data      {settings.data_dir}", markup=False)
         err.print("  Next      autoglm cloud token   makes a token, with which a machine joins")
     try:

@@ -14,9 +14,12 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from cloud_sync.controller.store import events
+from cloud_sync.controller.store.json_text import as_json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = {
@@ -42,13 +45,26 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """Committed at the end, rolled back by an exception."""
+        """Committed at the end, with the events that were recorded; rolled back by an exception."""
         async with (
             self._one_writer or contextlib.nullcontext(),
             AsyncSession(self._writes, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
+            await events.put_down(session)
+
+    @property
+    def postgres(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @contextlib.asynccontextmanager
+    async def turn(self, number: int) -> AsyncIterator[AsyncSession | None]:
+        """`write` for what one copy of the controller does at a time; None: another one is at it."""
+        async with self.write() as session:
+            asked = text("SELECT pg_try_advisory_xact_lock(:number)")
+            mine = not self.postgres or await session.scalar(asked, {"number": number})
+            yield session if mine else None
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -56,7 +72,7 @@ class Store:
 
 async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
     """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
-    engine = create_async_engine(_with_driver(url), pool_pre_ping=True)
+    engine = create_async_engine(_with_driver(url), pool_pre_ping=True, json_serializer=as_json)
     if engine.dialect.name == "sqlite":
         _as_a_server_needs(engine)
     async with engine.connect() as connection:

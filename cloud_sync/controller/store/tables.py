@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
-_Int = BigInteger().with_variant(Integer(), "sqlite")  # whose integers have 64 bits
+Int = BigInteger().with_variant(Integer(), "sqlite")  # whose integers have 64 bits
 
 
 class Table(DeclarativeBase):
@@ -24,7 +24,7 @@ class Table(DeclarativeBase):
             "pk": "%(table_name)s_pkey",
         }
     )
-    type_annotation_map = {str: Text, int: _Int, dict[str, Any]: _Json, dict[str, str]: _Json}  # noqa: RUF012
+    type_annotation_map = {str: Text, int: Int, dict[str, Any]: _Json, dict[str, str]: _Json}  # noqa: RUF012
 
 
 class Fleet(Table):
@@ -64,6 +64,10 @@ class Node(Table):
     number: Mapped[int] = mapped_column(default=0)
     former_number: Mapped[int] = mapped_column(default=0)
     observed_generation: Mapped[int] = mapped_column(default=0)
+    backlog: Mapped[int] = mapped_column(default=0)
+    """Rows of telemetry that wait on the node."""
+    clock_skew_s: Mapped[float | None] = mapped_column(default=None)
+    """How far the node's clock is ahead of the controller's."""
     reported: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
