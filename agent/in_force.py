@@ -15,7 +15,7 @@ from agent.errors import AgentError
 from agent.reload import Reload
 from cloud_sync.messages import Item
 from cloud_sync.settings import LINK, DesiredSettings, named
-from models.errors import ModelError
+from models.errors import ModelError, Unreachable
 
 log = structlog.get_logger()
 
@@ -148,6 +148,8 @@ async def _taken(taker: Taker, names: Iterable[str], rooms: Rooms, wanted: Setti
     rooms.settings.become(wanted, names)
     try:
         await taker.take(rooms, former)
+    except Unreachable as error:  # the network's fault, not the document's
+        return Item(state="pending", reason=str(error)[:1000])
     except (ModelError, AgentError, OSError) as error:
         log.warning("settings cannot come into force", settings=sorted(names), reason=str(error))
         return Item(state="failed", reason=str(error)[:1000])

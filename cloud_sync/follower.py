@@ -43,10 +43,10 @@ class Follower:
 
         def change(twin: Twin) -> Twin | None:
             names = changed(twin.settings, desired.settings)
-            watch = self._host.watched(names)
+            watch = {*self._host.watched(names), *(twin.trial.watch if twin.trial else ())}
             if names & LINK:  # it came by the link: so there was contact just before
-                watch.append(CONTROLLER)
-            return twin.heard(desired, watch)
+                watch.add(CONTROLLER)
+            return twin.heard(desired, sorted(watch))
 
         if await self._change(change):
             log.info("desired", epoch=desired.epoch, generation=desired.generation)
@@ -77,7 +77,8 @@ class Follower:
                     return self._host.restart()
                 if self.twin.trial is not None:
                     await self._try(items)
-                    continue
+                    if self.twin.trial is None or "pending" not in states:
+                        continue
             except OSError as error:
                 log.error("what the cloud has set cannot be kept", error=str(error))
                 states = {"failed"}
@@ -99,7 +100,7 @@ class Follower:
         return items
 
     async def _try(self, items: dict[str, Item]) -> None:
-        """The document on trial, until it has passed or failed."""
+        """The document on trial, until it has passed or failed; or all is well, and some of it is pending."""
         if failed := _failed(items):
             return await self._take_back(f"{failed[0]}: {items[failed[0]].reason}")
         begun = self._clock()
@@ -109,7 +110,8 @@ class Follower:
             trouble = self._trouble(self.twin.trial.watch, begun)
             well_since = None if trouble else now if well_since is None else well_since
             if well_since is not None and now - well_since >= QUIET_S:
-                await self._change(Twin.passed)
+                if not any(item.state == "pending" for item in items.values()):
+                    await self._change(Twin.passed)
                 return
             if now > begun + self._host.trial_s():
                 return await self._take_back(trouble or "it was not well for long enough")

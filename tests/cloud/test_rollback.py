@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from cloud_sync import twin_file
 from cloud_sync.twin import Twin
-from tests.support.agent import Agent
+from tests.support.agent import Agent, free_port
 from tests.support.controller import Controller
 from tests.support.gguf_file import write_gguf
 from tests.support.load import load
@@ -19,6 +23,7 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.trials import until
 
 NAME = "unlucky"
+APPLIED = {"state": "applied", "reason": ""}
 BROKEN = 13  # a model with this salt does not load
 
 
@@ -45,7 +50,7 @@ def node(controller: Controller, one_node: Agent) -> Iterator[Agent]:
 
 
 def twin(node: Agent) -> Twin:
-    return Twin.model_validate_json((node.data_dir / "cloud" / "desired.json").read_bytes())
+    return twin_file.read(node.data_dir / "cloud")
 
 
 def told(controller: Controller, **settings: Any) -> dict[str, Any]:
@@ -91,20 +96,16 @@ def test_a_batch_too_large_for_the_memory_is_taken_back_by_the_real_engine(
         AUTOGLM_KV_TYPE="q8_0",
         AUTOGLM_THREADS="1",
     )
-    controller.configure("node:real", max_batch_size=2, context=512)
-    controller.until("real", items=dict.fromkeys(("max_batch_size", "context"), APPLIED))
+    [before] = node.status()["models"]
     controller.configure("node:real", max_batch_size=256, context=2_000_000)
     row = controller.until_observed("real")
     items = row["reported"]["items"]
     assert {item["state"] for item in items.values()} == {"rolled_back"}
     assert "needs about" in items["context"]["reason"]
     assert node.chat("still there", max_tokens=4).status_code == 200
-    [model] = node.status()["models"]
-    assert (model["slots"], model["context"]) == (2, 512)
+    [after] = node.status()["models"]
+    assert after["worker"]["pid"] == before["worker"]["pid"]
     node.stop()
-
-
-APPLIED = {"state": "applied", "reason": ""}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,24 @@ def test_what_cuts_the_node_off_is_taken_back_without_network(
     assert items == dict.fromkeys((*settings, "priority"), back)
     assert node.status()["settings"]["priority"] == 5
     assert set(seen) == {"200"}
+
+
+def test_a_model_that_cannot_be_fetched_yet_is_pending_and_nothing_is_taken_back(
+    controller: Controller, node: Agent, tmp_path: Path
+) -> None:
+    port = free_port()
+    controller.configure(f"node:{NAME}", model=f"http://127.0.0.1:{port}/late.gguf", priority=2)
+    until(lambda: controller.nodes()[NAME]["reported"]["items"].get("model", {}).get("state") == "pending")
+    assert node.chat("the former one").json()["model"] == "echo"
+    assert controller.nodes()[NAME]["reported"]["items"]["priority"] == APPLIED
+    write_gguf(tmp_path / "late.gguf", salt=9)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as site:
+        Thread(target=site.serve_forever, daemon=True).start()
+        items = controller.until_observed(NAME)["reported"]["items"]
+        site.shutdown()
+    assert items == dict.fromkeys(("model", "priority"), APPLIED)
+    assert node.chat("the new one").json()["model"] == "late"
 
 
 def test_another_way_to_the_controller_is_kept_where_it_leads_there(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from agent.model_settings import ModelSettings
 from cloud_sync.controller.skew import skew
 from cloud_sync.settings import BadSettings, DesiredModel, DesiredSettings, changed, checked, sorted_out
 from tests.support.controller import Controller
+
+
+@pytest.fixture(scope="module")
+def controller(start_controller: Callable[..., Controller]) -> Controller:
+    return start_controller()
 
 
 @pytest.mark.parametrize(
