@@ -16,12 +16,14 @@ import structlog
 from agent.canaries import Canaries, Trial
 from agent.changes import Changes
 from agent.config import Settings
+from agent.errors import AgentError
 from agent.memory import Memory, NoMemory
 from agent.offered import Offered
 from agent.replica import Prepared, asked, prepared
 from agent.resident import Resident
 from agent.room import make_room
 from agent.serving import Serving
+from models.errors import ModelError
 from models.shelf import Shelf, Version
 from models.sources import known, pull
 
@@ -70,6 +72,14 @@ class Reload:
         for resident in self._models.all():
             await self._settle(resident)
             await self._weigh(resident, weighed.get(resident.model, ()))
+
+    async def weigh_at_start(self) -> None:
+        """Let Versions have the parts of the traffic that are set. One that fails is logged."""
+        for resident in self._models.all():
+            try:
+                await self._weigh(resident, ())
+            except (ModelError, AgentError, OSError) as error:
+                log.error("a version has no part of the traffic", model=resident.model, error=str(error))
 
     async def _change_default(self) -> None:
         """The former one serves until the other one can."""
@@ -135,12 +145,20 @@ class Reload:
         now = {live.model.version: live.weight for live in resident.route.canaries}
         wanted = {**dict.fromkeys(before, 0.0), **weights}
         wanted.pop(resident.route.model.version, None)  # it was promoted: it has the rest
+        failed: list[Exception] = []
         for version, weight in sorted(wanted.items(), key=lambda one: one[1] - now.get(one[0], 0.0)):
-            name = f"{resident.model}:{version}"
-            if not weight and version in now:
-                await self._models.canaries.abort(name)
-            elif weight and weight != now.get(version):
-                await self._models.canaries.begin(name, Trial(weight))
+            try:
+                await self._give(f"{resident.model}:{version}", weight, now.get(version, 0.0))
+            except (ModelError, AgentError, OSError) as error:  # the others have theirs
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    async def _give(self, name: str, weight: float, now: float) -> None:
+        if weight and weight != now:
+            await self._models.canaries.begin(name, Trial(weight))
+        elif now and not weight:
+            await self._models.canaries.abort(name)
 
 
 async def replace(resident: Resident, new: Prepared, memory: Memory, all_: Iterable[Resident]) -> None:

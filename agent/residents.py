@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
@@ -202,6 +200,7 @@ class Residents:
         await self.settled.wait()
         for resident in [one for one in self._all.values() if one.pinned]:
             self.use(resident)
+        await self.reload.weigh_at_start()
 
     async def _offer(self, version: Version) -> tuple[Resident, Offered]:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
@@ -238,7 +237,7 @@ class Residents:
             resident.keep_alive = keep_alive
         if resident.rests(lane) and resident.model not in self._coming:
             self._coming.add(resident.model)
-            self._go(self._load_for_use(resident))
+            self._tasks().create_task(self._load_for_use(resident))
 
     async def _load_for_use(self, resident: Resident) -> None:
         why = "see the agent's log"
@@ -290,9 +289,6 @@ class Residents:
                 if resident.is_over(time.monotonic()):
                     log.info("unloaded: nobody used it", model=resident.model, for_s=resident.keep_alive)
                     await resident.unload()
-
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks().create_task(work)
 
     def _tasks(self) -> asyncio.TaskGroup:
         if self._group is None:

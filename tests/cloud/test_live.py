@@ -186,12 +186,13 @@ def test_what_takes_another_process_waits_for_a_quiet_moment(
 ) -> None:
     node = start_node(controller, "patient")
     answers: list[int] = []
-    running = threading.Thread(target=lambda: answers.append(node.chat("<slow 1>").status_code))
+    running = threading.Thread(target=lambda: answers.append(node.chat("<slow 3>").status_code))
     running.start()
     until(lambda: node.status()["running"] == 1)
     controller.configure("node:patient", max_body_bytes=2048, priority=3)
     waits = {"max_body_bytes": {"state": "needs_restart", "reason": ""}, **applied("priority")}
     controller.until("patient", items=waits)
+    assert node.chat("it goes on meanwhile").status_code == 200
     running.join(60)
     assert answers == [200]
     controller.until_observed("patient")
