@@ -20,7 +20,7 @@ run: $(RUNTIME) ## Install, then serve on 127.0.0.1:8080 with an MQTT broker ins
 	@exec .venv/bin/autoglm serve
 
 test: $(DEV) ## Install what tests need, then run them (ARGS="-k name" for some)
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(DEV) ## Formatting, lint and strict typing
 	.venv/bin/ruff format --check .

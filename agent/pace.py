@@ -26,7 +26,7 @@ class Pace:
 
     def for_other_work(self, batch: int) -> Pace:
         """With the same target, for steps of another cost: it has learnt nothing yet."""
-        return Pace(self._target, batch)
+        return Pace(self._target, batch, self._fixed)
 
     def piece(self, rows: int) -> int:
         """Prompt tokens for a step that decodes `rows` Sequences."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,39 @@ def echo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> Iterator[Callable[..., Agent]]:
-    """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own; the echo Engine unless told."""
-    started: list[Agent] = []
+def agents() -> Iterator[list[tuple[Agent, bool]]]:
+    """All that run, and whether many modules share them."""
+    started: list[tuple[Agent, bool]] = []
+    yield started
+    stop(one for one, _ in started)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_for_this_module(agents: list[tuple[Agent, bool]]) -> Iterator[None]:
+    """Agents that no other module has a use for cost the others nothing."""
+    yield
+    stop(one for one, shared in agents if not shared)
+    agents[:] = [(one, shared) for one, shared in agents if shared]
+
+
+def stop(agents: Iterable[Agent]) -> None:
+    with ThreadPoolExecutor(16) as pool:  # each drains in its own time
+        list(pool.map(Agent.stop, agents))
+
+
+@pytest.fixture(scope="session")
+def start_agent(
+    agents: list[tuple[Agent, bool]], tmp_path_factory: pytest.TempPathFactory, echo_model: Path
+) -> Callable[..., Agent]:
+    """`start_agent(AUTOGLM_X="...", ready=True)`: an agent of the test's own; the echo Engine unless told.
+
+    It ends with the module, unless it is `shared`.
+    """
 
     def start(
         *,
         ready: bool = True,
+        shared: bool = False,
         data_dir: Path | None = None,
         cwd: Path | None = None,
         port: int = 0,
@@ -73,24 +100,23 @@ def start_agent(tmp_path_factory: pytest.TempPathFactory, echo_model: Path) -> I
         environment = {"AUTOGLM_ENGINE": "echo", "AUTOGLM_MODEL": str(echo_model), **settings}
         folder = data_dir or tmp_path_factory.mktemp("agent")
         agent = Agent(folder, environment, port or free_port(), cwd=cwd)
-        started.append(agent)
+        agents.append((agent, shared))
         return agent.start(ready=ready)
 
-    yield start
-    for agent in started:
-        agent.stop()
+    return start
 
 
 @pytest.fixture(scope="session")
 def echo_agent(start_agent: Callable[..., Agent]) -> Agent:
     """An agent whose model answers with the last user message."""
-    return start_agent()
+    return start_agent(shared=True)
 
 
 @pytest.fixture(scope="session")
 def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
     """An agent that serves the real model, with 8 slots of 2,048 tokens."""
     return start_agent(
+        shared=True,
         AUTOGLM_ENGINE="llama",
         AUTOGLM_MODEL=str(model_path),
         AUTOGLM_KV_TYPE="q8_0",  # one candidate: no trial of others

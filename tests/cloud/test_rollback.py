@@ -15,6 +15,7 @@ import pytest
 
 from cloud_sync import twin_file
 from cloud_sync.twin import Twin
+from tests.mqtt.broker import Mosquitto
 from tests.support.agent import Agent, free_port
 from tests.support.controller import Controller
 from tests.support.gguf_file import write_gguf
@@ -59,6 +60,12 @@ def told(controller: Controller, **settings: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     items: dict[str, Any] = controller.until_observed(NAME)["reported"]["items"]
     return items
+
+
+def state(controller: Controller, name: str) -> str | None:
+    """What the node says has become of a setting; None: nothing."""
+    items: dict[str, Any] = controller.nodes()[NAME]["reported"]["items"]
+    return items.get(name, {}).get("state")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_a_model_that_cannot_be_fetched_yet_is_pending_and_nothing_is_taken_back
 ) -> None:
     port = free_port()
     controller.configure(f"node:{NAME}", model=f"http://127.0.0.1:{port}/late.gguf", priority=2)
-    until(lambda: controller.nodes()[NAME]["reported"]["items"].get("model", {}).get("state") == "pending")
+    until(lambda: state(controller, "model") == "pending")
     assert node.chat("the former one").json()["model"] == "echo"
     assert controller.nodes()[NAME]["reported"]["items"]["priority"] == APPLIED
     write_gguf(tmp_path / "late.gguf", salt=9)
@@ -152,6 +159,23 @@ def test_another_way_to_the_controller_is_kept_where_it_leads_there(
         assert told(controller, cloud_url=None) == {}
     finally:
         proxy.stop()
+
+
+def test_a_broker_that_is_not_there_is_taken_back_where_the_former_one_was(
+    controller: Controller, node: Agent, tmp_path: Path
+) -> None:
+    broker = Mosquitto(tmp_path).start()
+    try:
+        told(controller, mqtt_url=broker.url)
+        node.connected()
+        until(lambda: twin(node).trial is None)
+        controller.configure(f"node:{NAME}", mqtt_url="mqtt://127.0.0.1:1")
+        until(lambda: state(controller, "mqtt_url") == "rolled_back")
+        assert "127.0.0.1:1" in controller.nodes()[NAME]["reported"]["items"]["mqtt_url"]["reason"]
+        node.connected()
+        assert node.status()["settings"]["mqtt_url"] == broker.url
+    finally:
+        broker.stop()
 
 
 def test_losing_the_network_takes_nothing_back(controller: Controller, node: Agent) -> None:

@@ -50,7 +50,10 @@ def grpc_agent(
 ) -> Agent:
     """One that serves magika, small models of all kinds, and an echo of texts. Few trials: a quick load."""
     agent = start_agent(
-        AUTOGLM_GRPC_PORT=str(free_port()), AUTOGLM_MAX_BATCH_SIZE=str(MOST), AUTOGLM_THREADS="1"
+        shared=True,
+        AUTOGLM_GRPC_PORT=str(free_port()),
+        AUTOGLM_MAX_BATCH_SIZE=str(MOST),
+        AUTOGLM_THREADS="1",
     )
     folder = tmp_path_factory.mktemp("onnx")
     pull(agent, magika_path, "magika")
@@ -63,6 +66,7 @@ def grpc_agent(
 def guarded_grpc(start_agent: Callable[..., Agent], tmp_path_factory: pytest.TempPathFactory) -> Agent:
     """Keys, small bodies, and one model of tensors, "wide"."""
     agent = start_agent(
+        shared=True,
         AUTOGLM_GRPC_PORT=str(free_port()),
         AUTOGLM_API_KEYS=json.dumps(KEYS),
         AUTOGLM_MAX_BODY_BYTES="65536",

@@ -23,6 +23,7 @@ KEYS = [
 def guarded_agent(start_agent: Callable[..., Agent]) -> Agent:
     """Keys, small and quick bodies, and one more name to be called by."""
     return start_agent(
+        shared=True,
         AUTOGLM_API_KEYS=json.dumps(KEYS),
         AUTOGLM_ALLOWED_HOSTS="edge.example, other.example",
         AUTOGLM_MAX_BODY_BYTES="65536",

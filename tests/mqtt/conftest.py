@@ -52,9 +52,11 @@ class Node:
 
 @pytest.fixture(scope="session")
 def start_node(start_agent: Callable[..., Agent]) -> Callable[..., Node]:
-    def start(broker: Mosquitto, name: str, version: str = "5", **settings: str) -> Node:
+    def start(
+        broker: Mosquitto, name: str, version: str = "5", *, shared: bool = False, **settings: str
+    ) -> Node:
         settings = {"AUTOGLM_MQTT_URL": broker.url, **settings}
-        agent = start_agent(AUTOGLM_NODE=name, AUTOGLM_MQTT_VERSION=version, **settings)
+        agent = start_agent(shared=shared, AUTOGLM_NODE=name, AUTOGLM_MQTT_VERSION=version, **settings)
         node = Node(agent, broker, name, version)
         with node.client(node.topic("status")) as client:
             client.wait(lambda heard: any(one.json["ready"] for one in heard))
@@ -66,12 +68,12 @@ def start_node(start_agent: Callable[..., Agent]) -> Callable[..., Node]:
 @pytest.fixture(scope="session", params=["5", "3.1.1"])
 def node(request: pytest.FixtureRequest, start_node: Callable[..., Node], broker: Mosquitto) -> Node:
     """A node that speaks one version of MQTT, then one that speaks the other."""
-    return start_node(broker, f"node-{request.param}", request.param)
+    return start_node(broker, f"node-{request.param}", request.param, shared=True)
 
 
 @pytest.fixture(scope="session")
 def node5(start_node: Callable[..., Node], broker: Mosquitto) -> Node:
-    return start_node(broker, "five")
+    return start_node(broker, "five", shared=True)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +86,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tensor_node(start_node: Callable[..., Node], broker: Mosquitto, magika_path: Path, wide: Path) -> Node:
     """It serves magika and `wide`, beside the echo of texts that is its default."""
-    node = start_node(broker, "tensors", AUTOGLM_MAX_BATCH_SIZE="4")
+    node = start_node(broker, "tensors", shared=True, AUTOGLM_MAX_BATCH_SIZE="4")
     node.agent.pull(magika_path, "magika")
     node.agent.pull(wide, "wide")
     return node

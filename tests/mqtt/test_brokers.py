@@ -11,6 +11,7 @@ import pytest
 
 from tests.mqtt.broker import Client, Mosquitto, chat
 from tests.support.agent import Agent, free_port
+from tests.support.waiting import until
 
 LOGIN = "edge:p@ss/word"
 
@@ -160,7 +161,7 @@ def test_a_response_topic_that_the_broker_denies_stops_nobody(
             client.publish("autoglm/v1/denied/prompts", chat(f"small-{number}"))
         for number in range(5):
             client.on(f"autoglm/v1/denied/results/small-{number}")
-    assert agent.metric('mqtt_messages_total{kind="rejected"}') == 5
+    until(lambda: agent.metric('mqtt_messages_total{kind="rejected"}') == 5)
     agent.stop()
 
 

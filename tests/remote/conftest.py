@@ -84,6 +84,7 @@ def agent(
 ) -> Agent:
     """One whose default is a local echo; "far" is the server's, by its key; so is "quick", which gives up."""
     agent = start_agent(
+        shared=True,
         HTTP_PROXY=proxy.url,
         http_proxy=proxy.url,
         ALL_PROXY=proxy.url,

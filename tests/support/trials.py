@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,10 +41,3 @@ def who(agent: Agent, user: str | None = None, **more: Any) -> str:
 def shares(agent: Agent, users: int) -> Counter[str]:
     with ThreadPoolExecutor(8) as pool:
         return Counter(pool.map(lambda at: who(agent, f"user-{at}"), range(users)))
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)

@@ -13,7 +13,8 @@ import httpx
 
 from tests.support.agent import NO_TLS, Agent
 from tests.support.gguf_file import write_gguf
-from tests.support.trials import call, live, pull, shares, until, who
+from tests.support.trials import call, live, pull, shares, who
+from tests.support.waiting import until
 from tests.tooling.command import run
 
 

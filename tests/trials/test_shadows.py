@@ -10,14 +10,17 @@ import tritonclient.http as triton
 
 from tests.support.agent import Agent
 from tests.support.onnx_file import FLOAT, write_onnx
-from tests.support.trials import live, pull, until, who
+from tests.support.trials import live, pull, who
+from tests.support.waiting import until
 
 
 def test_a_shadow_answers_copies_that_nobody_sees(agent: Agent, new: Path) -> None:
     [stable] = live(agent)
     shadow = pull(agent, new, shadow=True)
-    assert {who(agent, f"user-{at}") for at in range(6)} == {stable}
-    until(lambda: agent.metric(f'shadow_total{{model_name="echo",outcome="agree",version="{shadow}"}}') == 6)
+    agreed = f'shadow_total{{model_name="echo",outcome="agree",version="{shadow}"}}'
+    for at in range(1, 7):
+        assert who(agent, f"user-{at}") == stable
+        until(lambda at=at: agent.metric(agreed) == at)  # a copy gives way to who comes meanwhile
     row = live(agent)[shadow]
     assert (row["role"], row["weight"], row["compared"]) == ("shadow", 0, {"agree": 6})
     assert live(agent)[stable]["running"] == 0
