@@ -1,4 +1,4 @@
-"""How a document comes into force and is tried: with a host of the test's own, and a clock that runs faster."""
+"""How a document comes into force and is tried: with a host of the test's own and a faster clock."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def desired(generation: int, **settings: Any) -> Desired:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - of many kinds
             await asyncio.sleep(0.01)
 
 

@@ -17,7 +17,8 @@ from tests.support.agent import NO_TLS, Agent
 from tests.support.controller import Controller
 from tests.support.gguf_file import write_gguf
 from tests.support.load import load
-from tests.support.trials import live, pull, until
+from tests.support.trials import live, pull
+from tests.support.waiting import until
 
 NAME = "lively"
 

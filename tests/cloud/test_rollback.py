@@ -21,7 +21,7 @@ from tests.support.controller import Controller
 from tests.support.gguf_file import write_gguf
 from tests.support.load import load
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.trials import until
+from tests.support.waiting import until
 
 NAME = "unlucky"
 APPLIED = {"state": "applied", "reason": ""}

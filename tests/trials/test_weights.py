@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.support.agent import Agent
 from tests.support.gguf_file import write_gguf
-from tests.support.trials import live, pull, until
+from tests.support.trials import live, pull
+from tests.support.waiting import until
 
 
 def test_versions_have_the_parts_that_the_settings_give_them_from_the_start(
