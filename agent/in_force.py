@@ -68,14 +68,14 @@ async def _link(rooms: Rooms, former: Settings) -> None:
 
 AT_EACH_USE = {
     *("queue_requests", "queue_bytes", "queue_tokens", "max_tokens", "request_timeout_s", "priority"),
-    *("drain_s", "anonymous_limit", "mqtt_sender_limit", "trial_s"),
+    *("drain_s", "anonymous_limit", "mqtt_sender_limit", "results_keep_s", "trial_s"),
 }
 OF_MODELS = {
     *("model", "models", "keep_alive", "max_batch_size", "opt_batch_size", "delay_ms", "context"),
     *("gpu_layers", "threads", "kv_type", "flash_attention", "step_target_ms", "prefill_piece"),
     *("worker_deadline_s", "load_deadline_s"),
 }
-OF_MQTT = {"mqtt_url", "mqtt_version", "embedded_port", "results_keep_s"}
+OF_MQTT = {"mqtt_url", "mqtt_version", "embedded_port"}
 RESTART = frozenset({"http_port", "grpc_port", "max_body_bytes", "body_timeout_s"})
 """These take another process."""
 
