@@ -84,7 +84,7 @@ class Report(BaseModel):
     ready: bool = False
     reason: Text = ""
     models: Annotated[list[ModelReport], Field(max_length=200)] = []
-    backlog: dict[str, Count] = {}
+    backlog: Annotated[dict[str, Count], Field(max_length=100)] = {}
     """Rows of telemetry that wait here, by stream."""
 
 
@@ -123,7 +123,8 @@ class Row(BaseModel):
     kind: Annotated[str, Field(max_length=64)]
     """events: the event's name. metrics: minute, hour. logs: the level. samples: prompt. Of any: gap."""
     body: dict[str, Any] = {}
-    """metrics: `{"period_s": 60, "series": {'name{label="v"}': [count, sum, min, max, last]}}`."""
+    """metrics: `{"period_s": 60, "series": {'name{label="v"}': [count, sum, min, max, last]}}`; the period
+    begins at `at`."""
 
 
 class Telemetry(BaseModel):

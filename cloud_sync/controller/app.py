@@ -21,6 +21,7 @@ from cloud_sync.controller.errors import Refused, TooMany
 from cloud_sync.controller.guard import Guard
 from cloud_sync.controller.proxy import BehindProxy
 
+CODES = {413: "too_large"}
 log = structlog.get_logger()
 
 
@@ -77,7 +78,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    return _answer(error.status_code, "http", str(error.detail))
+    return _answer(error.status_code, CODES.get(error.status_code, "http"), str(error.detail))
 
 
 async def _broken(request: Request, error: Exception) -> Response:

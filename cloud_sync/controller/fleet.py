@@ -12,6 +12,7 @@ from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
+from cloud_sync.controller.history import CHANGED, undoing
 from cloud_sync.controller.joining import named, revoke_certificates
 from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
@@ -102,12 +103,14 @@ class Fleet:
         selector = Selector.parse(text)
         async with self._store.write() as session:
             row = await session.get(Layer, str(selector), with_for_update=True)
+            former = row.settings if row else {}
             try:
-                settings = checked(_patched(row.settings if row else {}, changes))
+                settings = checked(_patched(former, changes))
             except BadSettings as error:
                 raise Invalid("bad_settings", str(error)) from None
             changed = await desired.put(session, selector, settings)
-            record(session, self._store.now(), actor, "config.changed", str(selector), changes=changes)
+            told = {"changes": changes, "undo": undoing(former, changes)}
+            record(session, self._store.now(), actor, CHANGED, str(selector), **told)
         return changed
 
     def _row(self, node: Node, epoch: int) -> NodeRow:

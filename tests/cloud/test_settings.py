@@ -145,6 +145,27 @@ def test_of_one_node_is_shown_what_it_is_told_and_by_which_layer(
     )
 
 
+def test_a_change_is_undone_by_its_number(controller: Controller, tmp_path: Path) -> None:
+    controller.join(tmp_path, "undone")
+    controller.configure("node:undone", priority=3, models={"a": {"cap": 2, "runners": 1}, "b": {"cap": 1}})
+    before = controller.nodes()["undone"]
+    controller.configure(
+        "node:undone", priority=4, max_tokens=9, models={"a": {"cap": 5}, "b": None, "c": {"cap": 1}}
+    )
+    [change, first] = json.loads(controller.run("config", "history", "--node", "undone", "--json").stdout)
+    assert first["undo"] == {"priority": None, "models": None}
+    assert "max_tokens" in controller.run("config", "history", "--node", "undone").stdout
+    controller.run("config", "rollback", str(change["id"]))
+    with controller.client() as client:
+        told = client.get("/api/v1/nodes/undone/config").json()
+    assert told["settings"] == {
+        "priority": 3,
+        "models": {"a": {"cap": 2, "runners": 1}, "b": {"cap": 1}},
+    }
+    assert told["generation"] == before["generation"] + 2
+    assert "there is no change 999999" in controller.run("config", "rollback", "999999", check=False).stderr
+
+
 @pytest.mark.parametrize(
     ("version", "told"),
     [("1.2.0", ""), ("", ""), ("1.2", "other"), ("1.1.9", "older"), ("1.10", "newer"), ("1.2.0rc1", "other")],

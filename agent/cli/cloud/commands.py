@@ -121,6 +121,29 @@ def unset(
     config.unset(names, to, node, json)
 
 
+@config.command("history")
+def history(
+    to: To = None,
+    node: OneNode = None,
+    limit: Annotated[int, typer.Option(help="How many changes.", min=1, max=1000)] = 50,
+    json: Json = False,
+) -> None:
+    """What was changed, by whom, and what it was before: the newest first."""
+    from agent.cli.cloud import config
+
+    config.history(to, node, limit, json)
+
+
+@config.command("rollback")
+def rollback(
+    change: Annotated[int, typer.Argument(help="A change, by its number in the history.")], json: Json = False
+) -> None:
+    """Make the settings that one change touched as they were before it."""
+    from agent.cli.cloud import config
+
+    config.rollback(change, json)
+
+
 @cloud.command()
 def events(
     node: Of = None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
-from agent.cli.screen import out, print_json, table
+from agent.cli.screen import err, out, print_json, table
 from cloud_sync.duration import seconds
 
 POLL_S = 1.0
@@ -74,8 +74,11 @@ def lines(
     if not out.is_terminal:
         heads = ("SERIES", "NODE", "WHEN", *map(str.upper, _AGGREGATES))
         return table(heads, [_step(line, point) for line in found["lines"] for point in line["points"]])
-    heads = ("SERIES", "NODE", f"{show.upper()} BY {found['step_s']} S", "MIN", "MEAN", "MAX", "LAST")
-    table(heads, [_curve(line, found, show) for line in found["lines"]], numbers=4)
+    if not found["lines"]:
+        err.print("No points in that time: autoglm cloud series lists the names")
+    for line in found["lines"]:
+        out.print(_plain(" ".join([line["node"] or "", line["name"]]).strip()), markup=False)
+        out.print(f"  {_curve(line, found, show)}", markup=False)
 
 
 _AGGREGATES = ("count", "sum", "mean", "min", "max", "last")
@@ -92,16 +95,20 @@ def _step(line: Row, point: Sequence[float]) -> tuple[str, ...]:
     return (line["name"], line["node"] or "", _when(point[0]), *values)
 
 
-def _curve(line: Row, found: Row, show: str) -> tuple[str, ...]:
+def _curve(line: Row, found: Row, show: str) -> str:
+    """What it shows by the step, and numbers over all the time."""
     values = {point[0]: _aggregates(point) for point in line["points"]}
     begin, step = found["from"] // found["step_s"] * found["step_s"], found["step_s"]
     over = [values[at][show] if at in values else None for at in range(begin, found["to"], step)]
-    count = sum(one["count"] for one in values.values())
-    mean = sum(one["sum"] for one in values.values()) / count if count else 0.0
-    least, most = (pick(one[name] for one in values.values()) for pick, name in ((min, "min"), (max, "max")))
-    newest = values[max(values)]["last"]
-    numbers = (f"{value:.4g}" for value in (least, mean, most, newest))
-    return (line["name"], line["node"] or "", sparkline(over), *numbers)
+    total, count = (sum(one[name] for one in values.values()) for name in ("sum", "count"))
+    numbers = {
+        "min": min(one["min"] for one in values.values()),
+        "mean": total / count if count else 0.0,
+        "max": max(one["max"] for one in values.values()),
+        "last": values[max(values)]["last"],
+    }
+    told = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    return f"{sparkline(over)}  {show} by {step} s; {told}"
 
 
 def sparkline(values: Sequence[float | None]) -> str:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 from cloud_sync.controller.access import Admin, Operator, Viewer
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.fleet import AuditRow, NodeRow
+from cloud_sync.controller.history import Change, history
+from cloud_sync.controller.selectors import Selector
 from cloud_sync.controller.told import Told, told
 from cloud_sync.messages import API, LabelKey, Labels, LabelValue, NodeName
 
@@ -88,6 +90,17 @@ def routes(controller: Controller) -> APIRouter:
         """The layers of settings, the lowest first."""
         found = await controller.fleet.layers()
         return [LayerBody(selector=str(selector), settings=settings) for selector, settings in found]
+
+    @router.get("/config/history")
+    async def changes(
+        actor: Viewer,
+        selector: Annotated[str | None, Query(max_length=2000)] = None,
+        before: Annotated[int, Query(ge=0)] = 2**62,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[Change]:
+        """What was changed of the layers, the newest first, older than the change `before`."""
+        wanted = None if selector is None else str(Selector.parse(selector))
+        return await history(controller.store, wanted, before, limit)
 
     @router.get("/nodes/{name}/config")
     async def config_of(name: NodeName, actor: Viewer) -> Told:

@@ -22,6 +22,7 @@ from cloud_sync.controller.store import events
 from cloud_sync.controller.store.json_text import as_json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+INCREMENTAL = 2  # SQLite's number for this auto_vacuum
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -105,13 +106,11 @@ def _as_a_server_needs(engine: AsyncEngine) -> None:
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in (
-            "auto_vacuum=INCREMENTAL",  # before WAL, or it is ignored
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "busy_timeout=10000",
-        ):
+        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.execute("PRAGMA auto_vacuum")
+        if cursor.fetchone() != (INCREMENTAL,):  # to set it waits for whoever writes
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before WAL, or it is ignored
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

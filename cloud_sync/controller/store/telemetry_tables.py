@@ -47,8 +47,6 @@ class Mark(Table):
     seq: Mapped[int] = mapped_column(default=0)
     ahead: Mapped[int] = mapped_column(default=0)
     """Where a batch began that left something out, the last time; 0: it did not."""
-    at: Mapped[float] = mapped_column(default=0.0)
-    """When `seq` grew last."""
 
 
 class Excerpt(Table):
@@ -104,7 +102,7 @@ class Behind(Table):
 
 
 def _points(name: str) -> Plain:
-    """Aggregates of a series over `period_s` seconds, of which `at` is the end. By days on PostgreSQL.
+    """Aggregates of a series over `period_s` seconds, from `at` on. By days on PostgreSQL.
 
     No key but the time: a batch is taken once, and two points at one time are two measurements.
     """

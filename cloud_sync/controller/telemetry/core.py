@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.store import Store
@@ -44,6 +45,6 @@ async def _every(period_s: float, do: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await do()
-        except (DBAPIError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             log.warning("not done, later again", what=do.__qualname__, error=str(error))
         await asyncio.sleep(period_s)

@@ -41,8 +41,6 @@ class Ingest:
             for stream, rows in batch.streams.items():
                 mark = marks.get(stream) or _first_mark(session, node.id, batch.database, stream)
                 found = taken[stream] = new(mark.seq, mark.ahead, rows)
-                if found.seq > mark.seq:
-                    mark.at = times.now
                 mark.seq, mark.ahead = found.seq, found.ahead
                 points += await self._keep(session, node, stream, found, times)
         self._count(batch, taken, points)
@@ -92,7 +90,7 @@ async def _marks(session: AsyncSession, node: str, database: str) -> dict[str, M
 
 
 def _first_mark(session: AsyncSession, node: str, database: str, stream: str) -> Mark:
-    mark = Mark(node=node, database=database, stream=stream, seq=0, ahead=0, at=0.0)
+    mark = Mark(node=node, database=database, stream=stream, seq=0, ahead=0)
     session.add(mark)
     return mark
 

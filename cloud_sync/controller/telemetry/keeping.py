@@ -16,7 +16,7 @@ AHEAD = 2  # partitions that are there before they are needed
 MOST_ROWS = 5000  # that one transaction deletes
 MOST_PAGES = 2000  # that one transaction gives back, and that stay free
 LOCK_S = 5  # to drop a partition waits for those who read, and all who write wait behind it
-_TURN = 4242021
+_TURN = 4242032
 
 
 class Keeping:
@@ -28,17 +28,17 @@ class Keeping:
     async def tidy(self) -> None:
         now, keep = self._store.now(), self._settings
         ended = [(POINTS, now - keep.points_keep_s - DAY), (HOURS, now - keep.hours_keep_s - DAY)]
+        await self._delete(FleetEvent, FleetEvent.received_at < now - keep.events_keep_s)
+        for stream, keep_s in (("logs", keep.logs_keep_s), ("samples", keep.samples_keep_s)):
+            old = (Excerpt.stream == stream) & (Excerpt.received_at < now - keep_s)
+            await self._delete(Excerpt, old)
+        await self._delete(Series, Series.seen_at < min(end for _, end in ended) - DAY)
         for table, end in ended:
             if self._store.postgres:
                 await self._make_ahead(table, now)
                 await self._drop(table, end)
             else:
                 await self._cut(table, end)
-        await self._delete(FleetEvent, FleetEvent.received_at < now - keep.events_keep_s)
-        for stream, keep_s in (("logs", keep.logs_keep_s), ("samples", keep.samples_keep_s)):
-            old = (Excerpt.stream == stream) & (Excerpt.received_at < now - keep_s)
-            await self._delete(Excerpt, old)
-        await self._delete(Series, Series.seen_at < min(end for _, end in ended) - DAY)
         if not self._store.postgres:
             await self._shrink()
 
@@ -60,8 +60,7 @@ class Keeping:
                 await session.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
                 if table is POINTS and self._settings.hours_keep_s:
                     begin, until = partitions.end(table, oldest - 1), partitions.end(table, oldest)
-                    months = {partitions.index(HOURS, one) for one in (begin, until)}
-                    await partitions.ensure(session, HOURS, months)
+                    await partitions.ensure(session, HOURS, [partitions.index(HOURS, begin)])
                     await session.execute(_gathered((POINTS.c.at >= begin) & (POINTS.c.at < until)))
                 await session.execute(text(f"DROP TABLE {partitions.name(table, oldest)}"))
 
@@ -71,9 +70,9 @@ class Keeping:
             async with self._store.turn(_TURN) as session:
                 assert session is not None  # noqa: S101 - for the type checker: SQLite has one copy
                 oldest = await session.scalar(select(func.min(table.c.at)))
-                if oldest is None or (until := ((oldest - 1) // HOUR + 1) * HOUR) > end:
+                if oldest is None or (until := (oldest // HOUR + 1) * HOUR) > end:
                     return
-                old = table.c.at <= until
+                old = table.c.at < until
                 if table is POINTS and self._settings.hours_keep_s:
                     await session.execute(_gathered(old))
                 await session.execute(delete(table).where(old))
@@ -94,15 +93,18 @@ class Keeping:
         """Free pages at the end of the file are given back."""
         while True:
             async with self._store.write() as session:
-                free = await session.scalar(text("PRAGMA freelist_count")) or 0
+                connection = await (await session.connection()).get_raw_connection()
+                plain: Any = connection.driver_connection
+                [[free]] = await plain.execute_fetchall("PRAGMA freelist_count")
                 if free <= MOST_PAGES:
                     return
-                (await session.execute(text(f"PRAGMA incremental_vacuum({MOST_PAGES})"))).all()
+                # Any other way to execute it gives one page back. It ends this transaction first.
+                await plain.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")
 
 
 def _gathered(old: ColumnElement[bool]) -> Any:
     """Points, as hours: the statement that puts them there."""
-    hour = (((POINTS.c.at - 1) // HOUR + 1) * HOUR).label("hour")
+    hour = (POINTS.c.at // HOUR * HOUR).label("hour")
     newest = func.row_number().over(partition_by=(POINTS.c.series, hour), order_by=POINTS.c.at.desc())
     c = select(POINTS, hour, newest.label("place")).where(old).cte("placed").c
     hours: Select[Any] = select(

@@ -14,7 +14,7 @@ from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS
 
 DAY = 86400
 LENGTH = {POINTS.name: DAY, HOURS.name: 30 * DAY}  # seconds
-_TURN = 4242020
+_TURN = 4242031
 
 
 def index(table: Table, at: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import structlog
 from sqlalchemy import Table, insert, select, update
@@ -78,17 +79,21 @@ def _new(node: str, name: str, now: float) -> Series:
 
 def _points(row: Row, at: float) -> Iterator[tuple[str, Values]]:
     """Names and values of those that are points."""
-    period, series = row.body.get("period_s"), row.body.get("series")
-    if not isinstance(series, dict) or not isinstance(period, int) or not 0 < period <= MOST:
+    period: Any = row.body.get("period_s")
+    series = row.body.get("series")
+    if not isinstance(series, dict) or not _is_number(period) or not 0 < period <= MOST:
         return
+    time = {"at": int(at), "period_s": max(1, round(period))}
     for name, values in series.items():
         if not NAME.fullmatch(name) or not isinstance(values, list) or len(values) != len(_VALUES):
             continue
-        if isinstance(values[0], int) and values[0] >= 0 and all(map(_is_finite, values)):
-            yield name, {"at": int(at), "period_s": period, **dict(zip(_VALUES, values, strict=True))}
+        if all(map(_is_number, values)) and 0 <= values[0] <= MOST:
+            count, *rest = values
+            yield name, {**time, "count": round(count), **dict(zip(_VALUES[1:], rest, strict=True))}
 
 
-def _is_finite(value: object) -> bool:
-    if isinstance(value, int):
-        return abs(value) <= MOST
-    return isinstance(value, float) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    """One that a column takes."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MOST if isinstance(value, int) else math.isfinite(value)

@@ -103,7 +103,7 @@ class SeriesQueries:
 
 def _range(wanted: Wanted, now: float) -> tuple[int, int, int]:
     """Begin, end and step."""
-    end = int(now if wanted.to is None else wanted.to)
+    end = int(now) + 1 if wanted.to is None else int(wanted.to)
     begin = int(end - HOUR if wanted.from_ is None else wanted.from_)
     if begin >= end:
         raise Invalid("bad_range", "`from` must be before `to`")
@@ -114,7 +114,7 @@ def _range(wanted: Wanted, now: float) -> tuple[int, int, int]:
 
 
 def _points(wanted: Wanted, begin: int, end: int) -> CTE:
-    """Those that end in this time, each with the line that it is of."""
+    """Those that begin in this time, each with the line that it is of."""
     node = Node.name.expression if wanted.by == "node" else literal(None)
     name = Series.metric if wanted.by == "metric" else Series.name
     made = (
@@ -123,8 +123,8 @@ def _points(wanted: Wanted, begin: int, end: int) -> CTE:
         .join(Node, Node.id == Series.node)
         .where(
             or_(Series.metric == wanted.name, Series.name == wanted.name),
-            table.c.at > begin,
-            table.c.at <= end,
+            table.c.at >= begin,
+            table.c.at < end,
             *_meets(Selector.parse(wanted.selector)),
         )
         for table in (POINTS, HOURS)
@@ -133,8 +133,8 @@ def _points(wanted: Wanted, begin: int, end: int) -> CTE:
 
 
 def _steps(points: CTE, step_s: int) -> Select[Any]:
-    """Node, name, begin of the step, and its aggregates; a point is in the step in which it ends."""
-    at = ((points.c.at - 1) // step_s * step_s).label("step")
+    """Node, name, begin of the step, and its aggregates; a point is in the step in which it begins."""
+    at = (points.c.at // step_s * step_s).label("step")
     place = func.row_number().over(
         partition_by=(points.c.node, points.c.name, at), order_by=points.c.at.desc()
     )

@@ -46,7 +46,6 @@ def upgrade() -> None:
         sa.Column("stream", sa.Text, nullable=False),
         sa.Column("seq", _int, nullable=False),
         sa.Column("ahead", _int, nullable=False),
-        sa.Column("at", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("node", "database", "stream", name="telemetry_marks_pkey"),
         sa.ForeignKeyConstraint(["node"], ["nodes.id"], name="telemetry_marks_node_fkey"),
     )
