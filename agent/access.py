@@ -6,8 +6,9 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from agent.config import ApiKey
+from agent.config_access import ApiKey
 from agent.errors import Forbidden, Unauthorized
 
 
@@ -18,6 +19,8 @@ class Caller:
     sender: str
     models: frozenset[str] | None = None
     admin: bool = False
+    user: str = ""  # as a JWT says, and the tenant
+    tenant: str = ""
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
@@ -29,7 +32,8 @@ class Caller:
     def needs_admin(self) -> None:
         if not self.admin:
             raise Forbidden(
-                "This is for administrators: use the agent's unix socket, or an API key with admin = true."
+                "This is for administrators: use the agent's unix socket, an API key with admin = true,"
+                " or a token with the administrators' role."
             )
 
 
@@ -38,10 +42,21 @@ LOCAL = Caller(sender="local", admin=True)
 ANONYMOUS = Caller(sender="http:anonymous")
 
 
-class Access:
-    """The API keys of a node. Only digests are held."""
+class Tokens(Protocol):
+    """JWTs of an issuer: agent/jwt_access.py."""
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
+    async def run(self) -> None:
+        """Keep its keys, until cancelled."""
+
+    async def caller(self, token: str) -> Caller:
+        """Raises Unauthorized and Forbidden."""
+
+
+class Access:
+    """The API keys of a node, of which only digests are held, and JWTs, if there is an issuer of them."""
+
+    def __init__(self, keys: Iterable[ApiKey], tokens: Tokens | None = None) -> None:
+        self._tokens = tokens
         self._callers = [
             (
                 _digest(key),
@@ -54,22 +69,37 @@ class Access:
             for key in keys
         ]
 
-    def caller(self, authorization: str | None) -> Caller:
-        """Who sent this `Authorization` header. Raises Unauthorized."""
-        if not self._callers:
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is asked for."""
+        return not self._callers and self._tokens is None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if self._tokens is not None:
+            await self._tokens.run()
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Who sent this `Authorization` header. Raises Unauthorized; Forbidden: a token lacks the role."""
+        if self.is_open:
             return ANONYMOUS
         if authorization is None:
-            raise Unauthorized("An API key is needed: send 'Authorization: Bearer <key>'.")
+            raise Unauthorized("An API key or a token is needed: send 'Authorization: Bearer <key>'.")
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized("The Authorization header must be 'Bearer <key>'.")
-        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        if found := self._by_key(key.strip()):
+            return found
+        if self._tokens is not None and key.count(".") == 2:
+            return await self._tokens.caller(key.strip())
+        raise Unauthorized("The API key is not known to this node.")
+
+    def _by_key(self, key: str) -> Caller | None:
+        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = None
         for digest, caller in self._callers:  # all of them, so that time does not tell which one was near
             if hmac.compare_digest(digest, given):
                 found = caller
-        if found is None:
-            raise Unauthorized("The API key is not known to this node.")
         return found
 
 

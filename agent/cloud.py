@@ -12,7 +12,9 @@ import structlog
 from agent import __version__, in_force
 from agent.config import Settings
 from agent.in_force import Rooms
+from agent.recorder import Recorder
 from agent.serving import Serving
+from agent.telemetry import Telemetry
 from cloud_sync import twin_file
 from cloud_sync.host import Address, Facts
 from cloud_sync.link import Link
@@ -27,6 +29,11 @@ class Agent(Rooms, Protocol):
     """What of the node is to be told, asked and changed."""
 
     @property
+    def telemetry(self) -> Telemetry: ...
+    @property
+    def doors(self) -> dict[str, str]: ...
+
+    @property
     def serving(self) -> Serving: ...
     def restart(self) -> None: ...
 
@@ -37,6 +44,8 @@ class Cloud:
         self._began = time.monotonic()
         self._link: Link | None = None
         self._fleet: dict[str, str] = {}
+        self.doors = agent.doors
+        self._recorder = Recorder(settings, agent.telemetry, self)
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
@@ -45,16 +54,22 @@ class Cloud:
         there = {"url": self._settings.cloud_url or self._fleet["url"]}
         return {**self._fleet, **there, "link": self._link.says}
 
+    def telemetry(self) -> dict[str, Any] | None:
+        """For `/status`: what waits for the controller; None: nothing is kept."""
+        return self._recorder.status()
+
     async def run(self) -> None:
         """Until cancelled. A link that fails takes nothing with it."""
         while True:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
                 self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
-                self._link = Link(membership, self)
-                await self._link.run()
+                self._link = Link(membership, self, self._recorder.drain)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._recorder.run())
+                    await self._link.run()
             except NotJoined:
-                pass
+                self._recorder.forget()
             except Exception:  # ours: it must cost no more than the link
                 log.exception("the link failed", again_in_s=AGAIN_S)
             await asyncio.sleep(AGAIN_S)
@@ -63,6 +78,13 @@ class Cloud:
 
     def ready(self) -> tuple[bool, str]:
         return self._agent.serving.ready()
+
+    def link(self) -> str:
+        """What it says of itself; for the alarms."""
+        return self._link.says if self._link else ""
+
+    def happened(self, kind: str, **body: Any) -> None:
+        self._agent.telemetry.journal.update(kind, **body)
 
     def facts(self) -> Facts:
         rows = self._agent.serving.status()["models"]

@@ -11,17 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, AliasChoices, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -29,10 +19,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from agent.config_access import ApiKey, JwtSettings, Name, RateLimit
 from agent.config_sources import DesiredSource, FileSource, default_data_dir, default_node
 from agent.model_settings import ModelName, ModelSettings, meant
 from cloud_sync.addresses import broker_url, controller_url, proxy_url
 from cloud_sync.duration import Duration
+from cloud_sync.settings import RedactPatterns
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -40,49 +32,10 @@ CONFIG_FILE = Path("/etc/autoglm/agent.toml")
 BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|CLOUD_.*)")  # variables that are no settings here
 
 
-def _is_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise ValueError("must be 1 to 64 letters of A-Z a-z 0-9 . _ -")
-    return value
-
-
-def _is_digest(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError('must be 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
-    return value
-
-
-Name = Annotated[str, AfterValidator(_is_name)]
-Digest = Annotated[str, AfterValidator(_is_digest)]
 BrokerUrl = Annotated[str | None, AfterValidator(broker_url)]
 
 
-class RateLimit(BaseModel):
-    """Token buckets of one caller; None is no limit. A burst of one minute's worth is allowed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-
-
-class ApiKey(RateLimit):
-    """One `[[api_keys]]` table. `sha256` is the hex digest of the key, so that the file holds no secret."""
-
-    name: Name
-    key: SecretStr | None = None
-    sha256: Digest | None = None
-    models: list[str] | None = None  # None: all
-    admin: bool = False  # may pull and swap models
-
-    @model_validator(mode="after")
-    def _can_be_shown(self) -> ApiKey:
-        if not self.sha256 and not (self.key and self.key.get_secret_value()):
-            raise ValueError(f"the key named {self.name!r} needs `sha256` or `key`")
-        return self
-
-
-class Settings(BaseSettings):
+class Settings(JwtSettings, BaseSettings):
     """Everything that can be set. Units are in the names or the comments."""
 
     model_config = SettingsConfigDict(
@@ -155,7 +108,7 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=30, gt=0)
     allowed_hosts: Annotated[list[str], NoDecode] = []  # besides loopback names and http_host; "*": all
     api_keys: list[ApiKey] = []  # none: no key is asked for
-    anonymous_limit: RateLimit = RateLimit()
+    anonymous_limit: RateLimit = RateLimit()  # who may enter by a JWT: see JwtSettings
 
     # MQTT
     mqtt_url: BrokerUrl = None  # mqtt://user:password@host:port, mqtts://..., embedded
@@ -173,6 +126,14 @@ class Settings(BaseSettings):
     cloud_url: Annotated[str | None, AfterValidator(controller_url)] = None  # None: where it joined
     cloud_proxy: Annotated[str | None, AfterValidator(proxy_url)] = None  # None: as the environment says
     trial_s: float = Field(default=120, ge=1)  # how long what the cloud sets may take to be well
+
+    # What the cloud is told of this node, once it is one of a fleet
+    telemetry_quota_mb: int = Field(default=50, ge=5, le=100_000)  # of disk, for what waits
+    telemetry_bytes_per_s: float = Field(default=64 * 1024, ge=256)  # of the link, at most
+    telemetry_period_s: float = Field(default=60, ge=1, le=3600)  # that one row of metrics tells of
+    log_excerpts: Literal["off", "error", "warning"] = "warning"  # and above
+    prompt_samples: float = Field(default=0, ge=0, le=1)  # share of prompts that are told, redacted
+    redact_patterns: RedactPatterns = []  # of RE2, beside those for addresses, numbers and secrets
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -4,6 +4,7 @@
     |-- BadRequest             400  the caller must change the request
     |   `-- PromptTooLong      400  context_length_exceeded
     |-- Unauthorized           401
+    |   `-- InvalidToken       401  a JWT that is not valid here and now
     |-- Forbidden              403
     |-- NotFound               404  unknown model or route
     |-- Conflict               409  the id is in use for another body
@@ -57,6 +58,10 @@ class Unauthorized(AgentError):
     status = 401
     code = "invalid_api_key"
     kind = "authentication_error"
+
+
+class InvalidToken(Unauthorized):
+    code = "invalid_token"
 
 
 class Forbidden(AgentError):

@@ -69,6 +69,8 @@ async def _link(rooms: Rooms, former: Settings) -> None:
 AT_EACH_USE = {
     *("queue_requests", "queue_bytes", "queue_tokens", "max_tokens", "request_timeout_s", "priority"),
     *("drain_s", "anonymous_limit", "mqtt_sender_limit", "results_keep_s", "trial_s"),
+    *("telemetry_quota_mb", "telemetry_bytes_per_s", "telemetry_period_s"),
+    *("log_excerpts", "prompt_samples", "redact_patterns"),
 }
 OF_MODELS = {
     *("model", "models", "keep_alive", "max_batch_size", "opt_batch_size", "delay_ms", "context"),

@@ -117,6 +117,13 @@ def prompt_cost(request: Request) -> float:
     return sum(map(_tokens, request.texts or (request.prompt or "",)))
 
 
+def prompt_text(request: Request) -> str:
+    """What was asked, for people to read; "" where it came as token ids."""
+    if request.messages is None:
+        return request.prompt if isinstance(request.prompt, str) else ""
+    return "\n".join(f"{one.get('role')}: {one.get('content') or ''}" for one in request.messages)
+
+
 def _size(request: Request) -> int:
     """Bytes of the prompt's text, about."""
     if request.messages is not None:

@@ -8,6 +8,8 @@ from typing import Literal, TextIO
 
 import structlog
 
+from agent.excerpts import Excerpts
+
 SHARED: tuple[structlog.typing.Processor, ...] = (
     structlog.contextvars.merge_contextvars,  # what a door bound, such as the request id
     structlog.stdlib.add_log_level,
@@ -26,7 +28,8 @@ def configure(level: str = "info", format: Literal["auto", "text", "json"] = "au
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(text)],
         )
     )
-    logging.basicConfig(handlers=[handler], level=threshold, force=True)
+    others = [one for one in logging.getLogger().handlers if isinstance(one, Excerpts)]
+    logging.basicConfig(handlers=[handler, *others], level=threshold, force=True)
     for chatty in ("httpx", "httpcore", "asyncio", "grpc"):
         logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
     structlog.configure(

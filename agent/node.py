@@ -12,12 +12,14 @@ from typing import Any
 import structlog
 
 from agent import __version__, gpu, log, systemd
+from agent.access import Access
 from agent.arrivals import Arrivals
 from agent.canaries import Trial
 from agent.cloud import Cloud, at_start
 from agent.config import Settings
 from agent.data_dir import only_one
 from agent.doors.plugins import Doors
+from agent.jwt_access import JwtAccess
 from agent.memory import Memory
 from agent.pulls import Report
 from agent.reload import Reload
@@ -25,6 +27,7 @@ from agent.residents import Residents
 from agent.serving import Serving
 from agent.telemetry import Telemetry
 from agent.templates import Templates
+from cloud_sync.issuer import Issuer
 from models.manifest import Manifest
 from models.shelf import Shelf
 
@@ -39,6 +42,7 @@ class Node:
     def __init__(self, settings: Settings, report: Report | None = None) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        self.access = Access(settings.api_keys, _tokens(settings, self.telemetry))
         self.templates = Templates()
         self.serving = Serving(self.telemetry)
         self.shelf = Shelf(settings.data_dir / "models")
@@ -46,10 +50,10 @@ class Node:
             settings, self.serving, self.shelf, self.telemetry, self.templates, Memory(gpu.find()), report
         )
         self._arrivals = Arrivals(settings, self.shelf, self.residents)
-        self._cloud = Cloud(settings, self)
         self._doors = Doors(self)
         self.restarts = asyncio.Event()  # it ends only to start again
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
+        self._cloud = Cloud(settings, self)
         self.listening = asyncio.Event()  # the HTTP door does
         self._started = time.monotonic()
         self._stop = asyncio.Event()
@@ -67,6 +71,7 @@ class Node:
             **self.serving.status(),
             "doors": self.doors,
             "cloud": self._cloud.status(),
+            "telemetry": self._cloud.telemetry(),
             "settings": self.settings.public(),
         }
 
@@ -136,6 +141,7 @@ class Node:
         self._stop.set()
 
     async def run(self) -> None:
+        self.telemetry.journal.event("start", version=__version__)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -150,6 +156,7 @@ class Node:
                         self._watchdog(),
                         self._doors.serve(),
                         self._cloud.run(),
+                        self.access.run(),
                         self.templates.start(),
                         self._restart(),
                     )
@@ -173,6 +180,7 @@ class Node:
 
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
+        self.telemetry.journal.event("stop", to_restart=self.restarts.is_set())
         if not self.restarts.is_set():
             systemd.notify("STOPPING=1")
         self.serving.close()
@@ -206,6 +214,20 @@ class Node:
             await asyncio.sleep(interval)
             if self.residents.alive(interval):
                 systemd.notify("WATCHDOG=1")
+
+
+def _tokens(settings: Settings, telemetry: Telemetry) -> JwtAccess | None:
+    """None: there is no issuer of JWTs."""
+    if settings.jwt_issuer is None:
+        return None
+    issuer = Issuer(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        cache=settings.data_dir / "jwt-keys.json",
+        jwks_url=settings.jwt_jwks_url,
+        ca=settings.jwt_ca_file,
+    )
+    return JwtAccess(settings, issuer, telemetry)
 
 
 async def run(settings: Settings, report: Report | None = None) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from agent.embedding import Embedding, EmbeddingTicket, OfTensors, OfTexts, pipeline_of
 from agent.errors import AgentError, BadRequest, ModelNotFound, Unavailable
-from agent.job import TextTicket
+from agent.job import TextTicket, prompt_text
 from agent.offered import Offered
 from agent.request import Request
 from agent.route import Lane, Live, Route
@@ -186,6 +187,10 @@ class Serving:
                 f"{name} does not generate text: ask it by /v2/models/{name}/infer", param="model"
             )
         tickets = lane.admit(requests)
+        for request in requests:
+            if not request.embed:
+                text = partial(prompt_text, request)
+                self._telemetry.journal.prompt(lane.model.name, lane.model.version, text)
         if len(tickets) == 1:
             self.shadow.follow(route, tickets[0])
         return tickets

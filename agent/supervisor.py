@@ -125,8 +125,8 @@ class Supervisor:
             if self._stopping:
                 break
             self.deaths = 1 if self._fruitful else self.deaths + 1
+            self.telemetry.lost(reason, loading=self.state is State.LOADING)
             self._enter(State.BACKOFF, reason)
-            self.telemetry.restarted(reason.split(":")[0])
             if self.deaths > 1 or not reason.startswith("crash"):  # which may be chance, once
                 self.settled.set()
             self.listener.worker_lost(reason, died=True)
@@ -220,7 +220,7 @@ class Supervisor:
                 self.share = frame.share
             case Ready() | TensorsReady():
                 self._enter(State.READY, "")
-                self.telemetry.load_time.set(time.monotonic() - began)
+                self.telemetry.loaded(time.monotonic() - began)
                 log.info("model ready", model=self.launch.model, version=self.launch.version)
                 self.settled.set()
                 self.listener.worker_ready(frame.info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -9,7 +10,9 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from agent.frames import Beat, Ran
+from agent.journal import Journal
 from agent.statistics import Statistics
+from cloud_sync.messages import Stream
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -22,24 +25,32 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class Telemetry:
-    """One agent's metrics. Each agent has a registry of its own: no global state."""
+    """One agent's metrics, and with the journal what else is told of it. No global state."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.journal = Journal()
         self._models: dict[tuple[str, str], ModelTelemetry] = {}
         self._families = _Families(self.registry)
         make = _Maker(self.registry)
         self.refused = make.counter("request_refused", "Requests refused at the door, by code.", "code")
         self.http_requests = make.counter("http_requests", "HTTP requests.", "route", "status")
         self.grpc_requests = make.counter("grpc_requests", "gRPC requests.", "method", "code")
+        self.jwt_requests = make.counter(
+            "jwt_requests",
+            "Requests with a JWT, by whom it speaks for; beyond some, 'other'.",
+            "tenant",
+            "user",
+        )
         self.mqtt_messages = make.counter("mqtt_messages", "MQTT messages, by what became of them.", "kind")
         self.mqtt_connected = make.gauge("mqtt_connected", "1 while the broker is connected.")
+        self.outbox = OutboxTelemetry(make)
 
     def model(self, name: str, version: str) -> ModelTelemetry:
         """The metrics of one Version; the same at each call."""
         key = (name, version)
         if key not in self._models:
-            self._models[key] = ModelTelemetry(self._families, name, version)
+            self._models[key] = ModelTelemetry(self._families, self.journal, name, version)
         return self._models[key]
 
     def forget(self, name: str, version: str) -> None:
@@ -63,8 +74,9 @@ class _Now:
 class ModelTelemetry:
     """One Version's metrics: each has the labels `model_name` and `version`."""
 
-    def __init__(self, of: _Families, name: str, version: str) -> None:
-        self._families = of
+    def __init__(self, of: _Families, journal: Journal, name: str, version: str) -> None:
+        self._families, self._journal = of, journal
+        self._named = {"model": name, "version": version}
         self._labels = {"model_name": name, "version": version}
         self._finished = cache(lambda reason: of.finished.labels(**self._labels, finished_reason=reason))
         self.statistics = Statistics(version)
@@ -73,7 +85,7 @@ class ModelTelemetry:
         self.rerun, self.queue_time = self._mine(of.rerun), self._mine(of.queue_time)
         self.ttft, self.inter_token, self.e2e = map(self._mine, (of.ttft, of.inter_token, of.e2e))
         self._now: dict[int, _Now] = {}  # by the lane's identity
-        self._up, self.load_time = self._mine(of.up), self._mine(of.load_time)
+        self._up, self._load_time = self._mine(of.up), self._mine(of.load_time)
         self.likeness = self._mine(of.likeness)
         self._kv_use = self._mine(of.kv_use)
         self._prompt_tokens, self._cached_tokens = self._mine(of.prompt_tokens), self._mine(of.cached_tokens)
@@ -111,8 +123,14 @@ class ModelTelemetry:
     def failed(self, code: str) -> None:
         self._families.failed.labels(**self._labels, code=code).inc()
 
-    def restarted(self, reason: str) -> None:
-        self._families.restarts.labels(**self._labels, reason=reason).inc()
+    def loaded(self, seconds: float) -> None:
+        self._load_time.set(seconds)
+        self._journal.event("model_loaded", **self._named, seconds=round(seconds, 3))
+
+    def lost(self, reason: str, *, loading: bool) -> None:
+        """A Worker, while it loaded the model or after."""
+        self._families.restarts.labels(**self._labels, reason=reason.split(":")[0]).inc()
+        self._journal.event("model_failed" if loading else "worker_lost", **self._named, reason=reason)
 
     def heard(self, lane: object, old: Beat, new: Beat) -> None:
         """What a Worker did between two of its heartbeats."""
@@ -140,6 +158,36 @@ class ModelTelemetry:
 
     def _mine(self, family: M) -> M:
         return family.labels(**self._labels)
+
+
+class OutboxTelemetry:
+    """Of what waits for the controller, by stream."""
+
+    def __init__(self, make: _Maker) -> None:
+        self._waiting = make.gauge("telemetry_rows_waiting", "Rows that the cloud has not got yet.", "stream")
+        self._oldest = make.gauge("telemetry_oldest_seconds", "Age of the oldest of them.")
+        self._given_up = make.counter("telemetry_rows_given_up", "Rows that went unsent, by quota.", "stream")
+        self._lost = make.counter("telemetry_rows_lost", "Rows that the disk did not take.")
+        self._batches = make.counter("telemetry_batches", "Batches that the cloud has.")
+        self._bytes = make.counter("telemetry_sent_bytes", "Bytes of them, as they went.")
+        self._told: dict[str, float] = {}
+
+    def waits(self, rows: Mapping[Stream, int], oldest_s: float) -> None:
+        for stream, count in rows.items():
+            self._waiting.labels(stream=stream).set(count)
+        self._oldest.set(oldest_s)
+
+    def counted(self, given_up: Mapping[Stream, int], *, lost: int, batches: int, sent_bytes: int) -> None:
+        """All so far."""
+        for stream, count in given_up.items():
+            self._given_up.labels(stream=stream).inc(self._more(stream, count))
+        self._lost.inc(self._more("lost", lost))
+        self._batches.inc(self._more("batches", batches))
+        self._bytes.inc(self._more("bytes", sent_bytes))
+
+    def _more(self, what: str, count: int) -> float:
+        before, self._told[what] = self._told.get(what, 0), count
+        return max(0, count - before)
 
 
 class _Families:
@@ -176,8 +224,8 @@ class _Maker:
     def __init__(self, registry: CollectorRegistry, *labels: str) -> None:
         self._registry, self._labels = registry, labels
 
-    def gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"autoglm:{name}", text, self._labels, registry=self._registry)
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"autoglm:{name}", text, (*self._labels, *labels), registry=self._registry)
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"autoglm:{name}", text, (*self._labels, *labels), registry=self._registry)

@@ -36,6 +36,7 @@ class Follower:
     async def start(self) -> None:
         """Of the link. The start of the agent was counted before. OSError."""
         self._keep_in_mind(await asyncio.to_thread(twin_file.read, self._folder))
+        await self._tell_taken_back()  # as it may have been at the start
         self._work.set()
 
     async def heard(self, desired: Desired) -> None:
@@ -92,11 +93,15 @@ class Follower:
         settings, refused = sorted_out(self.twin.settings)
         unknown = {name: Item(state="failed", reason=why) for name, why in refused.items()}
         items: dict[str, Item] = {}
+        before = self.twin.observed
         async for items in self._host.apply(settings):
             if not _failed(items):
                 self._keep_in_mind(self.twin.applied(items | unknown))
         if not (self.twin.trial and _failed(items)):  # which is taken back now, and that is told
             await self._change(lambda twin: twin.applied(items | unknown))
+        if self.twin.observed != before:
+            states = {name: item.state for name, item in self.twin.items.items()}
+            self._host.happened("desired_applied", generation=self.twin.observed, items=states)
         return items
 
     async def _try(self, items: dict[str, Item]) -> None:
@@ -130,6 +135,12 @@ class Follower:
     async def _take_back(self, why: str) -> None:
         log.error("what the cloud has set is taken back", reason=why)
         await self._change(lambda twin: twin.failed(why))
+        await self._tell_taken_back()
+
+    async def _tell_taken_back(self) -> None:
+        if why := self.twin.untold:
+            self._host.happened("desired_taken_back", generation=self.twin.observed, reason=why)
+            await self._change(lambda twin: twin.model_copy(update={"untold": ""}))
 
     async def _change(self, change: Callable[[Twin], Twin | None]) -> bool:
         """One at a time, and whole: it goes on where whoever asked for it is cancelled. OSError."""

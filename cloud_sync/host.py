@@ -29,6 +29,9 @@ class Host(Protocol):
     def facts(self) -> Facts:
         """For a report."""
 
+    def happened(self, kind: str, **body: Any) -> None:
+        """To be told to the controller, whenever it is there. Returns at once."""
+
     def address(self) -> Address:
         """What the settings say of the way to the controller."""
 

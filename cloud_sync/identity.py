@@ -72,7 +72,10 @@ class Authority:
             one.verify_directly_issued_by(_load_certificate(self.certificate))
         except (ValueError, TypeError, InvalidSignature):
             raise BadIdentity("this controller did not issue this certificate") from None
-        usage = one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        try:
+            usage = one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except x509.ExtensionNotFound:  # the CA's own
+            raise BadIdentity("it is no node's certificate") from None
         if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
             raise BadIdentity("it is no node's certificate")
         return _holder(one)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from cloud_sync.rows import Accepted, Address, Known, Parcel, Prompt, Purged
+from cloud_sync.schema import give_back
 
 PURGE_ROWS = 500  # in one transaction, so that no other waits long behind it
 PURGE_PAGES = 2000
@@ -190,9 +191,7 @@ def purge(keep_s: float, now: float, db: sqlite3.Connection) -> Purged:
     ).fetchall()
     db.executemany("DELETE FROM results WHERE inbox_seq = ?", old)
     db.executemany("DELETE FROM inbox WHERE seq = ?", old)
-    (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    for _ in range(min(free, PURGE_PAGES)):  # through Python's sqlite3, each call gives one page back
-        db.execute("PRAGMA incremental_vacuum(1)")
+    give_back(db, PURGE_PAGES)
     return Purged(results=len(old), undelivered=late)
 
 

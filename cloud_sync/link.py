@@ -16,14 +16,15 @@ from collections.abc import Callable
 import structlog
 
 from cloud_sync import identity
+from cloud_sync.backoff import pause as _pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
 from cloud_sync.membership import Membership
 from cloud_sync.messages import Answer, Renew, Report
+from cloud_sync.telemetry.drain import Drain
 from cloud_sync.transports.https import Https
 from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 HEARTBEAT_S = 300.0  # until the controller says otherwise
 HEALTH_S = 2.0  # how often is looked whether the node is as ready as was told
 SPREAD = 0.1  # of a heartbeat, at random
@@ -37,8 +38,11 @@ log = structlog.get_logger()
 class Link:
     """`clock`: wall time, which certificates are measured by."""
 
-    def __init__(self, membership: Membership, host: Host, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, membership: Membership, host: Host, drain: Drain, clock: Callable[[], float] = time.time
+    ) -> None:
         self._membership, self._host, self._clock = membership, host, clock
+        self._drain = drain
         self._follower = Follower(membership.folder, host)
         self._boot = secrets.token_hex(8)
         self._number = 0
@@ -68,6 +72,7 @@ class Link:
                                 self._listen(transport),
                                 self._follow(transport),
                                 self._renew(transport),
+                                self._drain.run(transport, self._membership.fleet_id),
                             )
                         ]
                         await self._renewed.wait()  # another identity or address: other connections
@@ -132,6 +137,7 @@ class Link:
             ready=self._told_ready,
             reason=reason[:1000],
             models=facts.models,
+            backlog=self._drain.backlog,
         )
 
     def _answered(self, answer: Answer) -> None:
@@ -140,6 +146,7 @@ class Link:
         if self.says != "connected":
             log.info("the controller answers", url=self._membership.fleet.url)
         self.says = "connected"
+        self._drain.link(there=True)
         if self._is_news(answer.epoch, answer.generation):
             self._fetch.set()
 
@@ -151,6 +158,7 @@ class Link:
         if self.says == "connected" or self.says != str(error):
             log.warning("no link to the controller", reason=str(error))
         self.says = str(error)
+        self._drain.link(there=False)
 
     async def _listen(self, transport: Transport) -> None:
         pauses = 0
@@ -204,8 +212,3 @@ class Link:
         renewed = await transport.renew(asked)
         await asyncio.to_thread(self._membership.renew, key + renewed.certificate.encode())
         log.info("the certificate is renewed")
-
-
-def _pause(tries: int) -> float:
-    """Full jitter: anything up to a bound that doubles."""
-    return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries))  # noqa: S311

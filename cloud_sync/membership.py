@@ -6,6 +6,7 @@ says where the controller is; `ca.pem` is whom the node trusts.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -35,7 +36,7 @@ class Membership:
         self.identity = folder / "identity.pem"
         try:
             self.fleet = Fleet.model_validate_json((folder / "fleet.json").read_bytes())
-            self.ca.read_bytes()
+            self.fleet_id = sha256(self.ca.read_bytes()).hexdigest()[:16]  # another CA is another fleet
             self._read = self.identity.read_bytes()
         except FileNotFoundError:
             raise NotJoined("this machine is no node of a fleet: autoglm join URL --token TOKEN") from None

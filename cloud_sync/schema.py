@@ -86,31 +86,31 @@ def _tensors(db: Database) -> None:
     db.execute("CREATE INDEX inbox_waiting ON inbox (sender, seq, model) WHERE state = 'waiting'")
 
 
-def prepare(path: Path) -> Path | None:
-    """Make `path` a sound database of this schema; where a damaged one was in the way, the name it has now.
+def prepare(path: Path, schema: Migrations = migrations) -> Path | None:
+    """Make `path` a sound database of that schema; where a damaged one was in the way, the name it has now.
 
     Raises sqlite3.OperationalError where the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(0o600)  # prompts are nobody else's business
     try:
-        _migrate(path)
+        _migrate(path, schema)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         aside = _set_aside(path)
-        _migrate(path)
+        _migrate(path, schema)
         return aside
     return None
 
 
-def _migrate(path: Path) -> None:
+def _migrate(path: Path, schema: Migrations) -> None:
     db = connect(path)
     try:
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        migrations.apply(Database(db))
+        schema.apply(Database(db))
     finally:
         db.close()
 
@@ -130,6 +130,13 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def give_back(db: sqlite3.Connection, most: int) -> None:
+    """Let the file be as small as what is in it; so many pages at a call."""
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(free, most)):  # through Python's sqlite3, each call gives one page back
+        db.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _set_aside(path: Path) -> Path:

@@ -20,6 +20,7 @@ from pydantic import (
 
 from cloud_sync.addresses import broker_url, controller_url, proxy_url
 from cloud_sync.duration import Duration
+from cloud_sync.telemetry.redaction import compiled
 
 MOST_BYTES = 1 << 20  # of a document, as JSON
 
@@ -31,6 +32,15 @@ Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 KvType = Literal["auto", "f16", "q8_0", "q4_0"]
 Choice = Literal["auto", "on", "off"]
+
+
+def _is_pattern(text: str) -> str:
+    compiled(text)
+    return text
+
+
+RedactPattern = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_is_pattern)]
+RedactPatterns = Annotated[list[RedactPattern], Field(max_length=50)]
 
 
 class BadSettings(ValueError):
@@ -137,6 +147,14 @@ class DesiredSettings(_Strict):
     cloud_url: Annotated[str, Field(max_length=500), AfterValidator(controller_url)] | None = None
     cloud_proxy: Annotated[str, Field(max_length=500), AfterValidator(proxy_url)] | None = None
     trial_s: Annotated[float, Field(ge=1, le=86400)] | None = None
+
+    # Telemetry
+    telemetry_quota_mb: int | None = Field(default=None, ge=5, le=100_000)
+    telemetry_bytes_per_s: float | None = Field(default=None, ge=256)
+    telemetry_period_s: float | None = Field(default=None, ge=1, le=3600)
+    log_excerpts: Literal["off", "error", "warning"] | None = None
+    prompt_samples: float | None = Field(default=None, ge=0, le=1)
+    redact_patterns: RedactPatterns | None = None
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] | None = None

@@ -37,6 +37,8 @@ class Twin(BaseModel):
     observed: int = 0
     """The newest generation that is in force, or was taken back: `items` tells."""
     items: dict[str, Item] = {}
+    untold: str = ""
+    """Why a document was taken back, until that is among the events."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,6 +82,5 @@ class Twin(BaseModel):
         back = Item(state="rolled_back", reason=reason[:1000])
         items = self.items | dict.fromkeys(changed(good, self.settings), back)
         observed = self.newest.generation if self.newest else 0
-        return self.model_copy(
-            update={"active": self.good, "trial": None, "items": items, "observed": observed}
-        )
+        told = {"items": items, "observed": observed, "untold": reason[:1000]}
+        return self.model_copy(update={"active": self.good, "trial": None, **told})

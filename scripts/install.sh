@@ -104,12 +104,14 @@ install_test_tools() {
     command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+    command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     [ ${#missing[@]} = 0 ] && return
     install_packages "${missing[@]}"
     # Debian starts a fresh mosquitto on port 1883, where the agent's embedded broker wants to be.
     case " ${missing[*]} " in *" mosquitto "*) systemctl disable --now mosquitto >/dev/null 2>&1 || true ;; esac
-    # The tests start a PostgreSQL of their own; the cluster that Debian makes is nobody's.
+    # The tests start a PostgreSQL and a HAProxy of their own; those that Debian starts are nobody's.
     case " ${missing[*]} " in *" postgresql "*) systemctl disable --now postgresql >/dev/null 2>&1 || true ;; esac
+    case " ${missing[*]} " in *" haproxy "*) systemctl disable --now haproxy >/dev/null 2>&1 || true ;; esac
 }
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

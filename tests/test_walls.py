@@ -60,13 +60,17 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pydantic_core": ("agent/doors/openai/",),
     "pydantic_settings": ("agent/config", "cloud_sync/controller/config.py"),
     "pynvml": ("agent/gpu.py",),
+    "re2": ("cloud_sync/telemetry/redaction.py",),
     "rich": ("agent/cli/screen.py",),
     "sqlalchemy": ("cloud_sync/controller/",),
     "sqlite_utils": ("cloud_sync/",),
     "structlog": ("agent/", "cloud_sync/", "models/"),
     "tokenizers": ("agent/engines/text_embedding.py",),
     "typer": ("agent/cli/app.py", "agent/cli/cloud/commands.py", "agent/cli/cloud/account_commands.py"),
-    "zstandard": ("cloud_sync/controller/telemetry/bodies.py",),
+    "zstandard": (
+        "cloud_sync/telemetry/drain.py",
+        "cloud_sync/controller/telemetry/bodies.py",
+    ),
     "uvloop": ("agent/cli/serve.py", "agent/cli/cloud/serve.py"),
 }
 DOES_IO = {

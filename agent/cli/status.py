@@ -37,6 +37,8 @@ def _rows(node: Node, told: Told) -> Iterator[tuple[str, str]]:
     yield "grpc", doors.get("grpc", "off")
     yield "mqtt", _mqtt(settings, doors)
     yield from ((name, says) for name, says in doors.items() if name not in ("grpc", "mqtt"))
+    if told.get("cloud"):
+        yield "cloud", _cloud(told)
     yield "ready", "yes" if told["ready"] else f"no: {told['reason']}"
     if not told["models"]:
         yield "model", f"none yet; asked for {settings['model']}"
@@ -74,6 +76,15 @@ def _mqtt(settings: Told, doors: Told) -> str:
     if settings["mqtt_url"] is None:
         return "off"
     return f"{settings['mqtt_url']}: {doors.get('mqtt', 'not connected yet')}"
+
+
+def _cloud(told: Told) -> str:
+    cloud, telemetry = told["cloud"], told.get("telemetry") or {"rows": {}}
+    says = f"{cloud['name']} of {cloud['url']}: {cloud['link']}"
+    waits = sum(telemetry["rows"].values())
+    if not waits:
+        return says
+    return f"{says}, {waits} rows of telemetry wait, the oldest for {duration(telemetry['oldest_s'])}"
 
 
 def _engine(model: Told) -> str:

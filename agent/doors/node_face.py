@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from agent.access import Access
     from agent.canaries import Trial
     from agent.config import Settings
     from agent.serving import Serving
@@ -24,6 +25,10 @@ class Node(Protocol):
     def telemetry(self) -> Telemetry: ...
     @property
     def shelf(self) -> Shelf: ...
+    @property
+    def access(self) -> Access:
+        """Who may enter by HTTP and gRPC."""
+
     @property
     def doors(self) -> dict[str, str]:
         """By name: what a door says of itself, for `/status`."""

@@ -53,6 +53,8 @@ class ControllerSettings(BaseSettings):
     oidc_audience: str = "autoglm-controller"
     oidc_role_claim: str = "roles"
     oidc_roles: dict[str, Role] = {}  # by what the claim says; empty: it says viewer, operator or admin
+    oidc_client_id: str = ""  # a public client there, for `autoglm cloud login --device`
+    oidc_scope: str = "openid offline_access"  # that it asks for
     oidc_ca_file: Path | None = None  # None: the system's store
 
     # Behind a proxy

@@ -12,6 +12,7 @@ from cloud_sync.controller.errors import Unauthorised
 from cloud_sync.controller.store import Store
 from cloud_sync.issuer import BadToken, Issuer, claim, issuer_of, names
 
+LONGEST = 255  # characters of a subject
 SEEN = 4096  # tokens that are remembered as written down
 
 
@@ -41,15 +42,16 @@ class Foreign:
             claims = await self._issuer.claims(token)
         except BadToken as error:
             raise Unauthorised(error.code, error.message) from None
-        if not claims.get("sub"):
+        said = claims.get("sub")
+        if not isinstance(said, str) or not said.isprintable() or not 0 < len(said) <= LONGEST:
             raise Unauthorised("invalid_token", "The token does not say whom it speaks for.")
-        subject = f"{OIDC}{claims['sub']}"[:300]
+        subject = f"{OIDC}{said}"
         if await self._accounts.is_kept_out(subject):
             raise Unauthorised("token_revoked", f"{subject} was disabled here")
         await self._write_down(token, subject, address)
-        said = names(claim(claims, self._settings.oidc_role_claim))
+        roles = names(claim(claims, self._settings.oidc_role_claim))
         known = self._settings.oidc_roles
-        return subject, tokens.role([known.get(one) for one in said] if known else said)
+        return subject, tokens.role([known.get(one) for one in roles] if known else roles)
 
     async def _write_down(self, token: str, subject: str, address: str) -> None:
         """The login was elsewhere: here a token is seen the first time."""

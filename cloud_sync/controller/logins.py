@@ -23,6 +23,7 @@ from cloud_sync.controller.store.accounts import Account, RefreshToken
 from cloud_sync.controller.tokens import Role
 
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+ID = re.compile(r"[0-9a-f]{24}")  # of a refresh token
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Logins:
     async def by_refresh(self, token: str, address: str, asked: Asked) -> Granted:
         """Refused. A token that was used already ends all that came of its login."""
         asked.check()
-        id, _, secret = token.partition(".")
+        id, secret = _parts(token)
         fresh = ""
         async with self._store.write() as session:
             now = self._store.now()
@@ -92,7 +93,7 @@ class Logins:
 
     async def revoke(self, token: str, address: str) -> None:
         """End all that came of the login that this refresh token is of; another token is nothing here."""
-        id, _, secret = token.partition(".")
+        id, secret = _parts(token)
         async with self._store.write() as session:
             row = await session.get(RefreshToken, id)
             if row is not None and secrets.compare_digest(row.digest, digest(secret)):
@@ -106,21 +107,22 @@ class Logins:
 
     async def _login(self, kind: str, name: str, secret: str, address: str) -> tuple[Account, str]:
         """The account, and a refresh token."""
-        await self._proven(kind, name, secret, address)
+        version = await self._proven(kind, name, secret, address)
         async with self._store.write() as session:
             now = self._store.now()
             account = await session.get_one(Account, kind + name, with_for_update=True)
+            if account.version != version:  # disabled, or another secret, since that was proven
+                raise _wrong(kind)
             account.seen_at = now
             record(session, now, Actor(account.subject, address), "login", account.subject)
             if kind == CLIENT:  # it has its secret
                 return account, ""
             return account, await self._refresh_token(session, account, secrets.token_hex(8))
 
-    async def _proven(self, kind: str, name: str, secret: str, address: str) -> None:
-        code = "invalid_client" if kind == CLIENT else "invalid_grant"
-        wrong = Unauthorised(code, "the name or its secret is wrong, or the account is disabled")
+    async def _proven(self, kind: str, name: str, secret: str, address: str) -> int:
+        """The account's version. Refused."""
         if not NAME.fullmatch(name):
-            raise wrong
+            raise _wrong(kind)
         subject = kind + name
         async with self._store.write() as session:
             await attempts.begin(session, self._store.now(), subject, address)
@@ -130,14 +132,15 @@ class Logins:
             right = secrets.compare_digest(kept or "", digest(secret))
         else:
             right = await self._passwords.matches(kept, secret)
-        right = right and account is not None and account.disabled_at is None
         async with self._store.write() as session:
-            if right:
+            if account is not None and account.disabled_at is None and right:
                 await attempts.succeeded(session, subject, address)
             else:
                 record(session, self._store.now(), Actor("nobody", address), "login.failed", subject)
-        if not right:  # and committed
-            raise wrong
+                account = None
+        if account is None:  # and committed
+            raise _wrong(kind)
+        return account.version
 
     async def _refresh_token(self, session: AsyncSession, account: Account, family: str) -> str:
         now, id, secret = self._store.now(), secrets.token_hex(12), secrets.token_urlsafe(32)
@@ -170,6 +173,17 @@ class Logins:
             ver=account.version,
         )
         return Granted(token, life, role, refresh)
+
+
+def _parts(token: str) -> tuple[str, str]:
+    """Of a refresh token its id, "" where it can be none, and its secret."""
+    id, _, secret = token.partition(".")
+    return (id if ID.fullmatch(id) else ""), secret
+
+
+def _wrong(kind: str) -> Unauthorised:
+    code = "invalid_client" if kind == CLIENT else "invalid_grant"
+    return Unauthorised(code, "the name or its secret is wrong, or the account is disabled")
 
 
 def _is_good(row: RefreshToken, account: Account, now: float) -> bool:

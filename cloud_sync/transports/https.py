@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import httpx
 from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
-from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renewed, Report
+from cloud_sync.messages import API, Answer, Desired, Join, Joined, Received, Renew, Renewed, Report
 from cloud_sync.transports.transport import Hint, LinkError, Rejected
 
 TIMEOUT = httpx.Timeout(30, connect=10)
@@ -70,14 +71,18 @@ class Https:
     async def join(self, asked: Join) -> Joined:
         return await self._post("/join", asked.model_dump_json(), Joined)
 
+    async def telemetry(self, batch: bytes) -> Received:
+        return await self._post("/node/telemetry", batch, Received, {"content-encoding": "zstd"})
+
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _post(self, path: str, body: str, kind: type[M]) -> M:
+    async def _post(
+        self, path: str, body: str | bytes, kind: type[M], more: Mapping[str, str] = MappingProxyType({})
+    ) -> M:
         with _translated():
-            response = await self._client.post(
-                path, content=body, headers={"content-type": "application/json"}
-            )
+            headers = {"content-type": "application/json", **more}
+            response = await self._client.post(path, content=body, headers=headers)
             return _read(response, kind)
 
 
@@ -131,5 +136,6 @@ def _checked(response: httpx.Response) -> httpx.Response:
         error = response.json()
     error = error.get("error") if isinstance(error, dict) else None
     if isinstance(error, dict) and response.status_code < 500 and response.status_code not in (408, 429):
-        raise Rejected(str(error.get("code")), str(error.get("message"))[:1000])
+        code = "too_large" if response.status_code == 413 else str(error.get("code"))
+        raise Rejected(code, str(error.get("message"))[:1000])
     raise LinkError(f"the controller answered {response.status_code}")

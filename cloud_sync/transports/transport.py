@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
 
-from cloud_sync.messages import Answer, Desired, Renew, Renewed, Report
+from cloud_sync.messages import Answer, Desired, Received, Renew, Renewed, Report
 
 
 class LinkError(Exception):
@@ -39,5 +39,8 @@ class Transport(Protocol):
         """What is there to be fetched, as the controller tells of it. Begins with None: it listens."""
 
     async def renew(self, asked: Renew) -> Renewed: ...
+
+    async def telemetry(self, batch: bytes) -> Received:
+        """`batch`: Telemetry as JSON, by zstd. Rejected: `too_large`, `invalid`."""
 
     async def close(self) -> None: ...

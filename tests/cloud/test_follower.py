@@ -13,6 +13,7 @@ from cloud_sync import twin_file
 from cloud_sync.follower import Follower
 from cloud_sync.host import Address, Facts
 from cloud_sync.messages import Desired, Item
+from cloud_sync.twin import Twin
 
 FASTER = 30
 
@@ -23,9 +24,13 @@ class Fake:
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
         self.restarts = 0
+        self.events: list[tuple[str, int]] = []
 
     def ready(self) -> tuple[bool, str]:
         return True, ""
+
+    def happened(self, kind: str, **body: Any) -> None:
+        self.events.append((kind, body["generation"]))
 
     def facts(self) -> Facts:
         return Facts("0.1.0", 0.0)
@@ -85,6 +90,7 @@ async def test_what_was_well_before_a_trial_is_watched_in_the_next_one_too(tmp_p
         assert follower.twin.good == desired(1, model="well")
         assert {one.state for one in follower.twin.items.values()} == {"rolled_back"}
         await until(lambda: host.settings == {"model": "well"})
+    assert host.events[-1] == ("desired_taken_back", 3)
     assert twin_file.read(tmp_path) == follower.twin
 
 
@@ -117,3 +123,15 @@ async def test_what_is_pending_is_looked_at_again_until_it_is_in_force(tmp_path:
         assert follower.twin.trial is not None
         await until(lambda: follower.twin.good == desired(1, model="late"))
         assert follower.twin.observed == 1
+
+
+async def test_what_was_taken_back_at_the_start_is_among_the_events_once(tmp_path: Path) -> None:
+    twin = Twin().heard(desired(1, model="deadly"), [])
+    assert twin is not None
+    twin_file.write(tmp_path, twin)
+    assert [twin_file.begin(tmp_path) for _ in range(3)] == [False, False, True]
+    for events in ([("desired_taken_back", 1)], []):
+        host = Fake()
+        async with following(tmp_path, host):
+            await asyncio.sleep(0)
+        assert host.events == events

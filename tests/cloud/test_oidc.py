@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.controller import Controller
+from tests.cloud.test_login import Machine
+from tests.support.controller import AUTOGLM, Controller
 from tests.support.oidc import Issuer
 
 AUDIENCE = "autoglm-controller"
@@ -75,6 +78,7 @@ def test_a_token_that_is_not_valid_here_and_now_is_refused(controller: Controlle
         token(issuer, "fleet-admins", life_s=-60),
         token(issuer, "fleet-admins", nbf=int(time.time()) + 300),
         token(issuer, "fleet-admins", sub=""),
+        token(issuer, "fleet-admins", sub="a\0b"),
         *issuer.forgeries(AUDIENCE, realm={"groups": ["fleet-admins"]}),
         token(issuer, "fleet-admins")[:-8] + "AAAAAAAA",
     ):
@@ -100,3 +104,20 @@ def test_keys_are_kept_while_the_issuer_is_away_and_a_new_one_is_found_when_it_i
     for one in unknown:
         assert me(controller, one).status_code == 401
     assert issuer.fetched - asked <= 3
+
+
+def test_the_command_line_logs_in_by_a_browser_anywhere(
+    start_controller: Callable[..., Controller], issuer: Issuer, tmp_path: Path
+) -> None:
+    controller = start_controller(AUTOGLM_CLOUD_OIDC_ISSUER=issuer.url, AUTOGLM_CLOUD_OIDC_CLIENT_ID="cli")
+    machine = Machine(tmp_path, controller)
+    command = [AUTOGLM, "cloud", "login", machine.url, "--device", "--ca-fingerprint", machine.fingerprint]
+    with subprocess.Popen(command, env=machine.variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"Open {issuer.url}/activate and confirm the code WDJB-MJHT\n"
+        issuer.approve()
+        assert "as oidc:ann, role operator" in process.stderr.read()
+    assert process.returncode == 0
+    before = issuer.refresh
+    assert machine.run("nodes").returncode == 0
+    assert issuer.refresh > before  # its token was near its end, and was renewed there

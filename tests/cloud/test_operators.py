@@ -132,6 +132,8 @@ def test_a_token_for_agents_is_none_for_the_controller(
         ({"grant_type": "password", "username": "x"}, "invalid_request"),
         ({"grant_type": "password", "username": "no body", "password": "x"}, "invalid_grant"),
         ({"grant_type": "refresh_token", "refresh_token": "x.y"}, "invalid_grant"),
+        ({"grant_type": "refresh_token", "refresh_token": "\0.\0"}, "invalid_grant"),
+        ({"grant_type": "password", "username": "\0", "password": "\0"}, "invalid_grant"),
         ({"grant_type": "password", "username": "x", "password": "y", "scope": "root"}, "invalid_scope"),
         ({"grant_type": ["password", "password"]}, "invalid_request"),
     ],
@@ -214,6 +216,8 @@ def test_a_weak_password_a_taken_name_and_a_name_that_is_not_there_are_refused(
             body = {"name": name, "password": password}
             assert client.post("/api/v1/users", json=body).status_code == status
         assert client.patch("/api/v1/users/none", json={"disabled": True}).status_code == 404
+        for name in ("oidc:%00", "oidc:", "%00"):
+            assert client.patch(f"/api/v1/users/{name}", json={"disabled": True}).status_code == 422
 
 
 def test_discovery_leads_to_the_key_that_verifies_the_tokens(

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from agent.access import ANONYMOUS, Access
-from agent.config import ApiKey
+from agent.config_access import ApiKey
 from agent.errors import Unauthorized
 from tests.support.agent import Agent
 
@@ -83,21 +83,22 @@ def test_no_key_is_shown_by_the_status(guarded_agent: Agent) -> None:
     assert "key-boss" not in text
 
 
-def test_without_keys_everybody_is_anonymous() -> None:
-    assert Access([]).caller(None) == ANONYMOUS
-    assert Access([]).caller("Bearer anything") == ANONYMOUS
+async def test_without_keys_everybody_is_anonymous() -> None:
+    assert await Access([]).caller(None) == ANONYMOUS
+    assert await Access([]).caller("Bearer anything") == ANONYMOUS
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic a2V5", "key", "Bearer k\udcff", "bearer KEY"]
 )
-def test_what_is_not_the_key_is_refused(header: str | None) -> None:
+async def test_what_is_not_the_key_is_refused(header: str | None) -> None:
     with pytest.raises(Unauthorized):
-        Access([ApiKey(name="k", key="key")]).caller(header)  # type: ignore[arg-type]
+        await Access([ApiKey(name="k", key="key")]).caller(header)  # type: ignore[arg-type]
 
 
-def test_the_scheme_is_read_in_any_case() -> None:
-    assert Access([ApiKey(name="k", key="key")]).caller("bearer key").sender == "http:k"  # type: ignore[arg-type]
+async def test_the_scheme_is_read_in_any_case() -> None:
+    caller = await Access([ApiKey(name="k", key="key")]).caller("bearer key")  # type: ignore[arg-type]
+    assert caller.sender == "http:k"
 
 
 def test_a_key_without_a_secret_is_a_mistake() -> None:

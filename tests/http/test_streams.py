@@ -105,7 +105,7 @@ class BrokenNode:
 
 async def test_a_mistake_in_the_node_shows_no_trace_of_it() -> None:
     node = BrokenNode()
-    app = Guard(create_app(node), node.settings, node.telemetry, trusted=True)
+    app = Guard(create_app(node), node.settings, node.telemetry, None)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.get("/status")

@@ -33,7 +33,8 @@ class Controller:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        scheme = "http" if self.environment.get("AUTOGLM_CLOUD_TLS") == "false" else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -92,10 +93,15 @@ class Controller:
         verify = pinned((self.data_dir / "ca.pem").read_text(), identity)
         return httpx.Client(base_url=self.url, headers=headers, verify=verify, timeout=30, trust_env=False)
 
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """`autoglm cloud ...` on the controller's machine."""
         done = subprocess.run(
-            [AUTOGLM, "cloud", *arguments], env=self.variables, capture_output=True, text=True, timeout=60
+            [AUTOGLM, "cloud", *arguments],
+            env=self.variables,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert not check or done.returncode == 0, done.stderr
         return done

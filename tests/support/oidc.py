@@ -9,6 +9,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -25,9 +26,15 @@ class Issuer:
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.fetched = 0  # times that its keys were asked for
+        self.approved = False
+        self.refresh = 0
         self.keys: dict[str, rsa.RSAPrivateKey] = {}
         self.rotate()
         self.start()
+
+    def approve(self) -> None:
+        """Who logs in by another device confirms the code."""
+        self.approved = True
 
     def rotate(self) -> None:
         self.kid = f"key-{len(self.keys)}"
@@ -73,11 +80,30 @@ class Issuer:
 
     def _answer(self, path: str) -> Any:
         if path == "/.well-known/openid-configuration":
-            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+            return {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/keys",
+                "token_endpoint": f"{self.url}/token",
+                "device_authorization_endpoint": f"{self.url}/device",
+            }
         if path == "/keys":
             self.fetched += 1
             return self.jwks()
         return None
+
+    def _posted(self, path: str, fields: dict[str, str]) -> tuple[int, Any]:
+        if fields.get("client_id") != "cli":
+            return 401, {"error": "invalid_client"}
+        if path == "/device":
+            about = {"verification_uri": f"{self.url}/activate", "interval": 0.1, "expires_in": 60}
+            return 200, {"device_code": "device", "user_code": "WDJB-MJHT", **about}
+        if fields.get("device_code") == "device" and not self.approved:
+            return 400, {"error": "authorization_pending"}
+        if fields.get("device_code", fields.get("refresh_token")) not in ("device", str(self.refresh)):
+            return 400, {"error": "invalid_grant"}
+        self.refresh += 1
+        token = self.token("autoglm-controller", roles=["operator"], jti=str(self.refresh))
+        return 200, {"access_token": token, "expires_in": 1, "refresh_token": str(self.refresh)}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         issuer = self
@@ -85,8 +111,15 @@ class Issuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 found = issuer._answer(self.path)
+                self._say(404 if found is None else 200, found)
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["content-length"])).decode()
+                self._say(*issuer._posted(self.path, dict(parse_qsl(form))))
+
+            def _say(self, status: int, found: Any) -> None:
                 body = json.dumps(found).encode()
-                self.send_response(404 if found is None else 200)
+                self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -34,6 +34,7 @@ from tests.tooling.command import run
         ("AUTOGLM_MQTT_URL", "mqtt:broker", "AUTOGLM_MQTT_URL: must be mqtt://host:port"),
         ("AUTOGLM_MQTT_URL", "mqtt://broker:99999", "AUTOGLM_MQTT_URL: has no port from 1 to 65535"),
         ("AUTOGLM_MQTT_URL", "mqtt://me:secret/x@broker", "AUTOGLM_MQTT_URL: has no port from 1 to 65535"),
+        ("AUTOGLM_JWT_ISSUER", "http://login.example", "AUTOGLM_JWT_ISSUER: must begin with https://"),
         ("AUTOGLM_CONFIG", "/no/such.toml", "/no/such.toml: there is no such file (AUTOGLM_CONFIG names it)"),
     ],
 )

@@ -31,6 +31,10 @@ def login(
     token: Annotated[
         bool, typer.Option("--token", metavar="", help="By a token of the OpenID Connect issuer, asked for.")
     ] = False,
+    device: Annotated[
+        bool,
+        typer.Option("--device", metavar="", help="At the OpenID Connect issuer, by a browser anywhere."),
+    ] = False,
     ca_fingerprint: Annotated[
         str | None, typer.Option(help="SHA-256 of the controller's CA, which is trusted then.")
     ] = None,
@@ -38,7 +42,7 @@ def login(
     """Log in to a controller, from any machine. Without a terminal, secrets are read from standard input."""
     from agent.cli.cloud.login import login
 
-    login(url, user, client_id, token, ca_fingerprint)
+    login(url, user, client_id, token, device, ca_fingerprint)
 
 
 @accounts.command()

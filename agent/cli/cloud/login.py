@@ -11,6 +11,7 @@ import sys
 import httpx
 
 from agent.cli.cloud.client import Client
+from agent.cli.cloud.device_flow import device_login
 from agent.cli.cloud.ways import (
     Login,
     ask_for_token,
@@ -33,16 +34,26 @@ SECRET = "AUTOGLM_CLOUD_CLIENT_SECRET"  # noqa: S105 - the variable's name
 
 
 def login(
-    url: str, user: str | None, client_id: str | None, with_bearer: bool, ca_fingerprint: str | None
+    url: str,
+    user: str | None,
+    client_id: str | None,
+    with_bearer: bool,
+    by_device: bool,
+    ca_fingerprint: str | None,
 ) -> None:
     url = url.rstrip("/")
     if not is_safe(url):
         raise UsageError("the controller's URL begins with https://")
     try:
         made = Login(url=url, ca=_ca(url, ca_fingerprint), access_token="")
-        made = _proven(made, user, client_id, with_bearer)
+        if by_device:
+            made = device_login(made, lambda says: err.print(says, markup=False))
+        else:
+            made = _proven(made, user, client_id, with_bearer)
     except (httpx.HTTPError, LinkError, Rejected, ssl.SSLError) as error:
         raise CommandError(f"the controller at {url} cannot be reached: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"the answer cannot be read: {error}. Is {url} a controller?") from None
     former = kept_login()
     keep_login(made)
     try:
@@ -57,7 +68,7 @@ def logout() -> None:
     login = kept_login()
     if login is None:
         return err.print("nobody is logged in")
-    if login.refresh_token:
+    if login.refresh_token and login.token_url is None:
         try:
             with httpx.Client(verify=login.trust(), timeout=10) as client:
                 client.post(f"{login.url}{API}/oauth/revoke", data={"token": login.refresh_token})
@@ -85,7 +96,7 @@ def _proven(login: Login, user: str | None, client_id: str | None, with_bearer: 
     if client_id:
         told = {"client_id": client_id, "client_secret": os.environ.get(SECRET) or secret("Client secret")}
         fields = {"grant_type": "client_credentials", **told}
-        return with_token(login.model_copy(update=told), ask_for_token(login.url, login.trust(), fields))
+        return with_token(login.model_copy(update=told), ask_for_token(login.token_at, login.trust(), fields))
     if user is None:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -93,7 +104,7 @@ def _proven(login: Login, user: str | None, client_id: str | None, with_bearer: 
             )
         user = input("User: ").strip()
     fields = {"grant_type": "password", "username": user, "password": secret("Password")}
-    return with_token(login, ask_for_token(login.url, login.trust(), fields))
+    return with_token(login, ask_for_token(login.token_at, login.trust(), fields))
 
 
 def secret(what: str) -> str:

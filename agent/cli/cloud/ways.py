@@ -22,6 +22,7 @@ from cloud_sync.messages import API
 from cloud_sync.transports.https import pinned
 from models.disk import locked, write_private
 
+UNTOLD_S = 300.0  # that a token is taken to live where its issuer does not say
 EARLY_S = 60.0  # so long before its end a token is renewed
 HOW_TO_START = "Start one here: autoglm cloud serve; or log in to another: autoglm cloud login URL"
 
@@ -38,9 +39,18 @@ class Login(BaseModel):
     refresh_token: str | None = None
     client_id: str | None = None
     client_secret: str | None = None
+    token_url: str | None = None
+    """Where it is renewed; None: at the controller."""
+
+    @property
+    def token_at(self) -> str:
+        return self.token_url or f"{self.url}{API}/oauth/token"
 
     def trust(self) -> ssl.SSLContext:
         return pinned(self.ca, None) if self.ca else ssl.create_default_context()
+
+    def token_trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context() if self.token_url else self.trust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +107,26 @@ def keys_here() -> Keys:
 def ask_for_token(url: str, trust: ssl.SSLContext, fields: dict[str, str]) -> dict[str, Any]:
     """The token endpoint's answer. CommandError: it refuses; httpx.HTTPError."""
     with httpx.Client(verify=trust, timeout=30) as client:
-        response = client.post(f"{url}{API}/oauth/token", data=fields)
+        return token_answer(client.post(url, data=fields))
+
+
+def token_answer(response: httpx.Response) -> dict[str, Any]:
+    """What a token endpoint says. CommandError: it refuses, or is none."""
+    says = f"{response.url} answered {response.status_code}"
     try:
-        answer: dict[str, Any] = response.json()
-    except ValueError:
-        raise CommandError(f"{url} answered {response.status_code}: is it a controller?") from None
+        answer: dict[str, Any] = dict(response.json())
+    except (ValueError, TypeError):
+        raise CommandError(f"{says}: is it a controller?") from None
     if response.is_error:
-        raise CommandError(answer.get("error_description") or f"{url} answered {response.status_code}")
+        raise CommandError(answer.get("error_description") or answer.get("error") or says)
     return answer
 
 
 def with_token(login: Login, answer: dict[str, Any]) -> Login:
     told = {
         "access_token": answer["access_token"],
-        "expires_at": time.time() + answer["expires_in"],
-        "refresh_token": answer.get("refresh_token"),
+        "expires_at": time.time() + answer.get("expires_in", UNTOLD_S),
+        "refresh_token": answer.get("refresh_token") or login.refresh_token,
     }
     return login.model_copy(update=told)
 
@@ -143,7 +158,7 @@ class _Renewing(httpx.Auth):
 
 
 def _can_renew(login: Login) -> bool:
-    return bool(login.refresh_token or login.client_id)
+    return bool(login.refresh_token or login.client_secret)
 
 
 def _renewed(login: Login) -> Login:
@@ -153,7 +168,7 @@ def _renewed(login: Login) -> Login:
         if kept.access_token != login.access_token:  # another command has done it
             return kept
         try:
-            made = with_token(login, ask_for_token(login.url, login.trust(), _renewal(login)))
+            made = with_token(login, ask_for_token(login.token_at, login.token_trust(), _renewal(login)))
         except CommandError as error:
             raise CommandError(f"{error}. Log in again: autoglm cloud login {login.url}") from None
         keep_login(made)
@@ -162,8 +177,9 @@ def _renewed(login: Login) -> Login:
 
 def _renewal(login: Login) -> dict[str, str]:
     if login.refresh_token:
-        return {"grant_type": "refresh_token", "refresh_token": login.refresh_token}
-    if login.client_id:
-        secret = login.client_secret or ""
-        return {"grant_type": "client_credentials", "client_id": login.client_id, "client_secret": secret}
+        public = {"client_id": login.client_id} if login.client_id else {}
+        return {"grant_type": "refresh_token", "refresh_token": login.refresh_token, **public}
+    if login.client_id and login.client_secret:
+        told = {"client_id": login.client_id, "client_secret": login.client_secret}
+        return {"grant_type": "client_credentials", **told}
     raise CommandError("this login's token is over")

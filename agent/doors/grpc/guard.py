@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 import structlog
 
-from agent.access import Access, Caller
+from agent.access import Caller
 from agent.doors.node_face import Node
 from agent.errors import AgentError
 
@@ -56,10 +56,11 @@ class Context(Protocol):
 
 
 class Guard:
-    """With API keys configured, every call of the service needs one in its `authorization` metadata."""
+    """With API keys or an issuer of JWTs configured, every call of the service needs one in its
+    `authorization` metadata."""
 
     def __init__(self, node: Node) -> None:
-        self._access = Access(node.settings.api_keys)
+        self._access = node.access
         self._counters = cache(node.telemetry.grpc_requests.labels)  # by method and code
         self._log = log.bind()  # once: it costs more than the rest
 
@@ -67,7 +68,10 @@ class Guard:
         """The answer. An error becomes the call's status."""
         begun, code = time.monotonic(), Code.OK
         try:
-            return await work(self._access.caller(_authorization(context)))
+            caller = await self._access.caller(_authorization(context))
+            if caller.user:
+                structlog.contextvars.bind_contextvars(user=caller.user, tenant=caller.tenant)
+            return await work(caller)
         except AgentError as error:
             code = CODES.get(error.status, Code.INTERNAL)
             await context.abort(code, error.message[:MOST_TEXT], _metadata(error))

@@ -34,14 +34,14 @@ async def serve(node: Node) -> None:
     app = InferRoute(create_app(node), node)
     with listening(node.settings) as (tcp, unix):
         servers = [
-            (make_server(Guard(app, node.settings, node.telemetry, trusted=False)), tcp),
-            (make_server(Guard(app, node.settings, node.telemetry, trusted=True)), unix),
+            (make_server(Guard(app, node.settings, node.telemetry, node.access)), tcp),
+            (make_server(Guard(app, node.settings, node.telemetry, None)), unix),
         ]
         running = asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in servers))
         host, port = tcp.getsockname()[:2]
         node.listening.set()
         log.info("listening", host=host, port=port, socket=str(node.settings.socket))
-        if is_everywhere(node.settings.http_host) and not node.settings.api_keys:
+        if is_everywhere(node.settings.http_host) and node.access.is_open:
             log.warning("anybody who can reach this machine can use its models: no API keys are set")
         try:
             await asyncio.shield(running)

@@ -1,7 +1,8 @@
 """What stands before the routes: who may come in, from which page, with what body. Pure ASGI.
 
-Order: Host (DNS rebinding), Origin (other sites' scripts), API key, declared length of the body. With API
-keys configured, everything needs one but the probes and the documentation, which tell nothing of the node.
+Order: Host (DNS rebinding), Origin (other sites' scripts), API key or JWT, declared length of the body. With
+keys or an issuer configured, everything needs one but the probes and the documentation, which tell nothing of
+the node.
 Whoever comes by the unix socket is known by its file mode, and only the bounds of the body hold for them.
 """
 
@@ -33,14 +34,13 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
-    """Wraps the application. `trusted`: the unix socket's side."""
+    """Wraps the application. `access` None: the unix socket's side, where all are trusted."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, *, trusted: bool) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, access: Access | None) -> None:
         self._app = app
         self._settings = settings
-        self._trusted = trusted
+        self._access = access
         self._bodies = Bodies(BODIES * settings.max_body_bytes)
-        self._access = Access(settings.api_keys)
         self._counters = cache(telemetry.http_requests.labels)  # by route and status
         self._log = log.bind()  # once: it costs more than most of the rest
         self._hosts = Hosts(settings.http_host, settings.allowed_hosts)
@@ -60,7 +60,7 @@ class Guard:
         try:
             state = scope.setdefault("state", {})
             state["request_id"] = exchange.id
-            state["caller"] = self._admit(scope, exchange)
+            state["caller"] = await self._admit(scope, exchange)
         except AgentError as error:
             await error_response(error, scope["path"])(scope, exchange.receive, exchange.send)
         else:
@@ -69,12 +69,12 @@ class Guard:
             exchange.release()
             self._note(scope, exchange)
 
-    def _admit(self, scope: Scope, exchange: Exchange) -> Caller:
-        caller = LOCAL if self._trusted else self._identify(scope, exchange)
+    async def _admit(self, scope: Scope, exchange: Exchange) -> Caller:
+        caller = LOCAL if self._access is None else await self._identify(scope, exchange, self._access)
         exchange.check_length()
         return caller
 
-    def _identify(self, scope: Scope, exchange: Exchange) -> Caller:
+    async def _identify(self, scope: Scope, exchange: Exchange, access: Access) -> Caller:
         host = exchange.headers.get("host", "")
         self._hosts.check(host)
         if scope["method"] not in _SAFE_METHODS and "origin" in exchange.headers:
@@ -82,7 +82,10 @@ class Guard:
         path = scope["path"]
         if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
             return Caller(sender="http:anonymous")
-        return self._access.caller(exchange.headers.get("authorization"))
+        caller = await access.caller(exchange.headers.get("authorization"))
+        if caller.user:
+            structlog.contextvars.bind_contextvars(user=caller.user, tenant=caller.tenant)
+        return caller
 
     def _note(self, scope: Scope, exchange: Exchange) -> None:
         status = 499 if exchange.gone and exchange.status == 0 else exchange.status or 500

@@ -50,6 +50,8 @@ async def serve(node: Node) -> None:
 
 async def _serve(node: Node) -> None:
     state = await _open(node)
+    if state.set_aside is not None:
+        node.telemetry.journal.event("database_lost", what="state", file=state.set_aside.name)
     try:
         async with asyncio.TaskGroup() as group:
             door = Door(node, state, await asyncio.to_thread(_install_id, node.settings.data_dir))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, StringConstraints
 
 from cloud_sync.controller.access import Admin, Viewer, address
@@ -15,6 +15,7 @@ from cloud_sync.controller.tokens import Role
 from cloud_sync.messages import API
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
+AnyName = Annotated[str, Path(pattern=r"^([A-Za-z0-9._@-]{1,64}|oidc:[^\x00-\x1f\x7f]{1,255})$")]
 Password = Annotated[str, Field(min_length=10, max_length=1024)]
 
 
@@ -88,9 +89,7 @@ def routes(controller: Controller) -> APIRouter:
         await controller.accounts.add_user(actor, body.name, body.role, body.password)
 
     @router.patch("/users/{name:path}", status_code=204)
-    async def change_user(
-        name: Annotated[str, Field(max_length=300)], body: UserChange, actor: Admin
-    ) -> None:
+    async def change_user(name: AnyName, body: UserChange, actor: Admin) -> None:
         """Change a user; `oidc:SUBJECT` may be disabled as well."""
         subject = name if name.startswith(OIDC) else USER + name
         if subject.startswith(OIDC) and (body.role or body.password):

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from cloud_sync.controller import tokens
@@ -43,6 +44,14 @@ class Form:
         return self.fields[name]
 
 
+class OtherIssuer(BaseModel):
+    """Empty: there is none."""
+
+    issuer: str
+    client_id: str
+    scope: str
+
+
 def routes(controller: Controller) -> APIRouter:
     router = APIRouter(prefix=f"{API}/oauth", tags=["OAuth 2.0"])
 
@@ -69,6 +78,12 @@ def routes(controller: Controller) -> APIRouter:
     async def jwks() -> dict[str, list[dict[str, str]]]:
         """The key that verifies the controller's tokens (RFC 7517)."""
         return {"keys": [tokens.public_jwk(controller.keys.signing)]}
+
+    @router.get("/issuer")
+    async def issuer() -> OtherIssuer:
+        """The OpenID Connect issuer whose tokens count too, for command lines that log in there."""
+        said = controller.settings
+        return OtherIssuer(issuer=said.oidc_issuer, client_id=said.oidc_client_id, scope=said.oidc_scope)
 
     return router
 
