@@ -64,7 +64,9 @@ class Link:
                 except NotJoined:
                     follower.cancel()
                     return
-                transport = Https(self._membership.fleet.url, self._membership.ca, self._membership.identity)
+                there = self._host.address()
+                url = there.url or self._membership.fleet.url
+                transport = Https(url, self._membership.ca, self._membership.identity, there.proxy)
                 try:
                     async with asyncio.TaskGroup() as connected:
                         tasks = [
@@ -77,11 +79,15 @@ class Link:
                                 self._drain.run(transport, self._membership.fleet_id),
                             )
                         ]
-                        await self._renewed.wait()  # another identity: other connections
+                        await self._renewed.wait()  # another identity or address: other connections
                         for task in tasks:
                             task.cancel()
                 finally:
                     await transport.close()
+
+    def reconnect(self) -> None:
+        """By the address that the host tells now."""
+        self._renewed.set()
 
     async def _report(self, transport: Transport) -> None:
         pauses = 0
@@ -145,9 +151,12 @@ class Link:
             log.info("the controller answers", url=self._membership.fleet.url)
         self.says = "connected"
         self._drain.link(there=True)
-        newest = self._follower.twin.newest
-        if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):
+        if self._is_news(answer.epoch, answer.generation):
             self._fetch.set()
+
+    def _is_news(self, epoch: int, generation: int) -> bool:
+        newest = self._follower.twin.newest
+        return newest is None or (epoch, generation) > (newest.epoch, newest.generation)
 
     def _lost(self, error: Exception) -> None:
         if self.says == "connected" or self.says != str(error):
@@ -159,10 +168,9 @@ class Link:
         pauses = 0
         while True:
             try:
-                async for generation in transport.hints():
+                async for hint in transport.hints():
                     pauses = 0
-                    newest = self._follower.twin.newest
-                    if newest is None or generation > newest.generation or generation == 0:
+                    if hint is None or self._is_news(hint.epoch, hint.generation):
                         self._fetch.set()
             except (LinkError, Rejected) as error:
                 log.debug("no hints", reason=str(error))

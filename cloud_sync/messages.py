@@ -54,7 +54,8 @@ class Renewed(BaseModel):
 class Item(BaseModel):
     """What became of one setting, or one Model, of the Desired document."""
 
-    state: Literal["applied", "pending", "needs_restart", "overridden", "failed", "rolled_back"]
+    state: Annotated[str, Field(max_length=32)]
+    """applied, pending, needs_restart, overridden, failed, rolled_back; what else a newer release says."""
     reason: Text = ""
 
 

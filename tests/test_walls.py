@@ -55,7 +55,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pydantic": (
         "agent/canaries.py",
         "agent/config",
-        "agent/duration.py",
         "agent/model_settings.py",
         "agent/doors/",
         "agent/engines/pipelines.py",

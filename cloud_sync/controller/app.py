@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import accounts, hooks, nodes_own, oauth, operators, telemetry
+from cloud_sync.controller.api import accounts, config, hooks, nodes_own, oauth, operators, telemetry
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.counted import Counted
 from cloud_sync.controller.errors import Refused, TooMany
@@ -46,6 +46,7 @@ def create_app(controller: Controller) -> ASGIApp:
     app.state.answers = controller.answers
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(config.routes(controller))
     app.include_router(telemetry.node_routes(controller))
     app.include_router(telemetry.operator_routes(controller))
     app.include_router(telemetry.metrics_routes(controller))

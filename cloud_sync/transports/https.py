@@ -1,4 +1,4 @@
-"""HTTPS with the node's certificate, through the environment's proxy if it names one."""
+"""HTTPS with the node's certificate, through a proxy where one is set, or the environment names one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
 from cloud_sync.messages import API, Answer, Desired, Join, Joined, Received, Renew, Renewed, Report
-from cloud_sync.transports.transport import LinkError, Rejected
+from cloud_sync.transports.transport import Hint, LinkError, Rejected
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 SILENCE_S = 150.0  # on a stream of hints, which says something each minute
@@ -28,13 +28,15 @@ M = TypeVar("M", bound=BaseModel)
 class Https:
     """`identity`: key and certificate in one file, PEM; read when this is made."""
 
-    def __init__(self, url: str, ca: Path, identity: Path | None) -> None:
-        """LinkError: the identity cannot be used."""
+    def __init__(self, url: str, ca: Path, identity: Path | None, proxy: str | None = None) -> None:
+        """`proxy`: None is the environment's, "none" is none. LinkError: the identity cannot be used."""
         self._client = httpx.AsyncClient(
             base_url=url + API,
             verify=pinned(ca.read_text(), identity),
             timeout=TIMEOUT,
             headers=_HEADERS,
+            trust_env=proxy is None,
+            proxy=None if proxy == "none" else proxy,
             limits=httpx.Limits(max_keepalive_connections=2, keepalive_expiry=70),
         )
 
@@ -50,17 +52,18 @@ class Https:
                 return None
             return _read(response, Desired)
 
-    async def hints(self) -> AsyncIterator[int]:
+    async def hints(self) -> AsyncIterator[Hint | None]:
         with _translated():
             timeout = httpx.Timeout(TIMEOUT.connect, read=SILENCE_S)
             async with aconnect_sse(self._client, "GET", "/node/hints", timeout=timeout) as source:
                 if source.response.is_error:
                     await source.response.aread()
                     _checked(source.response)
-                yield 0
+                yield None
                 async for event in source.aiter_sse():
                     if event.event == "desired":
-                        yield int(event.data)
+                        epoch, _, generation = event.id.rpartition(".")
+                        yield Hint(int(epoch), int(generation)) if epoch else None  # of an older controller
 
     async def renew(self, asked: Renew) -> Renewed:
         return await self._post("/renew", asked.model_dump_json(), Renewed)
