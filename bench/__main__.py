@@ -6,7 +6,13 @@ import importlib
 import signal
 import sys
 
-KINDS = {"text": "bench.text", "tensors": "bench.tensors.run", "tiny": "bench.tiny", "share": "bench.share"}
+KINDS = {
+    "text": "bench.text",
+    "tensors": "bench.tensors.run",
+    "tiny": "bench.tiny",
+    "share": "bench.share",
+    "turns": "bench.turns",
+}
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def answer(id: str, model: str, version: str, outputs: Outputs) -> pb.ModelInfer
         model_version=version,
         id=id,
         outputs=[make(name=one.name, datatype=one.datatype, shape=one.shape) for one in outputs.tensors],
-        raw_output_contents=[one.data for one in outputs.tensors],
+        raw_output_contents=[bytes(one.data) for one in outputs.tensors],
     )
 
 
