@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -62,14 +62,18 @@ class _Protocol(HttpToolsProtocol):
     """A head must come whole within HEAD_TIMEOUT_S, and be no larger than HEAD_BYTES.
 
     The application wakes for a whole body or a PIECE of it. uvicorn wakes it for whatever one read brought,
-    stops and resumes reading at 64 KB, and copies each piece three times more.
+    stops and resumes reading at 64 KB, and copies each piece three times more. In the scope's state the
+    application finds `whole`, which is true once the body has come, and `farewells`: what is there is called
+    when the client goes away.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _in_head = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._farewells: set[Callable[[], None]] = set()
         self._came: list[bytes] = []  # of a body, and not given to the application yet
         self._came_bytes = 0
 
@@ -83,12 +87,19 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
         super().connection_lost(exc)
+        for farewell in tuple(self._farewells):
+            farewell()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and self._head_timer is None:  # most come whole, and a timer costs a tenth of a read
+            self._expect_head()
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
+        self._in_head, self._head_bytes = True, 0
         self._came, self._came_bytes = [], 0  # a refused request may have left some
-        self._expect_head()
         super().on_message_begin()
+        self.scope["state"] |= {"whole": False, "farewells": self._farewells}
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -99,6 +110,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._head_came()
         super().on_headers_complete()
 
@@ -112,6 +124,7 @@ class _Protocol(HttpToolsProtocol):
             self._give()
 
     def on_message_complete(self) -> None:
+        self.cycle.scope["state"]["whole"] = True
         if not self.cycle.response_complete:
             self._give()
         super().on_message_complete()
