@@ -12,12 +12,11 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from agent.doors.grpc import oip_pb2 as pb
+from agent.doors.grpc.raw import split
 from agent.errors import BadRequest
 from agent.tensor import Data
 
 LEAST = 16 * 1024  # bytes; of smaller messages a copy is cheaper than a look
-MOST_FIELDS = 64  # at the message's top that are looked at
-_RAW = 7 << 3 | 2  # raw_input_contents; as all fields there, behind its length
 
 M = TypeVar("M")
 
@@ -47,37 +46,3 @@ def parse_asked(data: bytes) -> Asked:
     request = parse(pb.ModelInferRequest, data)
     contents = list(request.raw_input_contents)
     return Asked(request, contents, len(data) - sum(map(len, contents)))
-
-
-def split(data: bytes) -> tuple[bytes, list[Data]] | None:
-    """The message without `raw_input_contents`, and these. None: it is unusual, or broken."""
-    view, at = memoryview(data), 0
-    rest: list[memoryview] = []
-    raw: list[Data] = []
-    for _ in range(MOST_FIELDS):
-        if at == len(data):
-            return b"".join(rest), raw
-        begin = at
-        tag, at = _varint(data, at)
-        size, at = _varint(data, at)
-        end = at + size
-        if tag & 7 != 2 or end > len(data):
-            return None
-        if tag == _RAW:
-            raw.append(view[at:end])
-        else:
-            rest.append(view[begin:end])
-        at = end
-    return None
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number, and where it ends; of five bytes at most, the last of which may be missing."""
-    value = shift = 0
-    for byte in data[at : at + 5]:
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return 1 << 40, at  # longer than any message
