@@ -1,4 +1,4 @@
-"""`python -m bench [text|tensors|tiny|share]`: what is measured; text if nothing is said."""
+"""`python -m bench [text|tensors|tiny|share|turns]`: what is measured; text if nothing is said."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ FORMER, NOW = "former", "now"
 CAPS = {"tiny": 8, "magika": 1, "text-direction": 4}  # rows of a batch: what trials choose on two such cores
 PROTOCOLS = ("http", "grpc")
 START_S = 5.0  # until a load process is there and its clients have warmed up
+SHOWN = {"per_s": ".0f", "p50": ".2f", "agent_us": ".0f", "worker_us": ".0f", "load_us": ".0f"}
 HEADS = ["model", "by", "clients", "agent", "requests/s", "p50 ms", "agent µs", "Worker µs", "load µs"]
 
 
@@ -97,10 +98,8 @@ def _load(asked: Case, running: Running, protocol: str, clients: int, seconds: f
         time.sleep(began + seconds - time.perf_counter())
         after = _cpu_s(running)
         figures = loading.result()
-    for kind, used in zip(
-        ("agent_us", "worker_us"), (b - a for a, b in zip(before, after, strict=True)), strict=True
-    ):
-        figures[kind] = 1e6 * used / figures["requests"]
+    for kind, first, last in zip(("agent_us", "worker_us"), before, after, strict=True):
+        figures[kind] = 1e6 * (last - first) / figures["requests"]
     return figures
 
 
@@ -110,27 +109,16 @@ def _cpu_s(running: Running) -> tuple[float, float]:
 
 
 def rows(samples: list[Sample]) -> list[list[str]]:
-    kinds = dict.fromkeys((one.model, one.protocol, one.clients, one.agent) for one in samples)
+    """Medians of the rounds."""
+    kinds: dict[tuple[str, str, int, str], list[dict[str, float]]] = {}
+    for one in samples:
+        kinds.setdefault((one.model, one.protocol, one.clients, one.agent), []).append(one.figures)
     return [
-        [model, protocol, str(clients), agent]
-        + [
-            f"{median(one.figures[figure] for one in of):{form}}"
-            for figure, form in (
-                ("per_s", ".0f"),
-                ("p50", ".2f"),
-                ("agent_us", ".0f"),
-                ("worker_us", ".0f"),
-                ("load_us", ".0f"),
-            )
+        [
+            *map(str, kind),
+            *(f"{median(figures[name] for figures in of):{form}}" for name, form in SHOWN.items()),
         ]
-        for model, protocol, clients, agent in kinds
-        for of in [
-            [
-                one
-                for one in samples
-                if (one.model, one.protocol, one.clients, one.agent) == (model, protocol, clients, agent)
-            ]
-        ]
+        for kind, of in kinds.items()
     ]
 
 
