@@ -31,7 +31,7 @@ format: $(DEV) ## Format the code and mend what lint can mend
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: $(DEV) ## Measure this agent beside its peers (ARGS="tensors", tiny, share; "--help" for choices)
+bench: $(DEV) ## Measure this agent beside its peers (ARGS="tensors", tiny, share, turns; "--help" for choices)
 	.venv/bin/python -m bench $(ARGS)
 
 bench-cloud: $(DEV) ## Measure the controller with a simulated fleet (ARGS="--nodes 1000"; "--help" for choices)
