@@ -8,7 +8,7 @@ export CUDA ?= auto
 RUNTIME := .venv/.installed-cuda-$(CUDA)
 DEV := .venv/.installed-dev
 
-.PHONY: help install run dev test soak check format bench protos clean
+.PHONY: help install run dev test soak check format bench bench-cloud protos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,11 @@ format: $(DEV) ## Format the code and mend what lint can mend
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: $(DEV) ## Measure this agent beside its peers (ARGS="tensors", tiny, share; "--help" for choices)
+bench: $(DEV) ## Measure this agent beside its peers (ARGS="tensors", tiny, share, turns; "--help" for choices)
 	.venv/bin/python -m bench $(ARGS)
+
+bench-cloud: $(DEV) ## Measure the controller with a simulated fleet (ARGS="--nodes 1000"; "--help" for choices)
+	.venv/bin/python -m bench cloud $(ARGS)
 
 protos: $(DEV) ## Make the gRPC door's messages anew from its oip.proto
 	.venv/bin/pip install --quiet grpcio-tools==1.81.1

@@ -1,4 +1,4 @@
-"""`python -m bench [text|tensors|tiny|share]`: what is measured; text if nothing is said."""
+"""`python -m bench [text|tensors|tiny|share|turns|cloud]`: what is measured; text if nothing is said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import importlib
 import signal
 import sys
 
-KINDS = {"text": "bench.text", "tensors": "bench.tensors.run", "tiny": "bench.tiny", "share": "bench.share"}
+KINDS = {
+    "text": "bench.text",
+    "tensors": "bench.tensors.run",
+    "tiny": "bench.tiny",
+    "share": "bench.share",
+    "cloud": "bench.cloud.run",
+    "turns": "bench.turns",
+}
 
 
 def main() -> None:

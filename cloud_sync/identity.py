@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -67,18 +68,7 @@ class Authority:
 
     def holder(self, certificate: bytes) -> Holder:
         """Whose it is, if this CA issued it to a node; it may be over. BadIdentity."""
-        try:
-            one = _load_certificate(certificate)
-            one.verify_directly_issued_by(_load_certificate(self.certificate))
-        except (ValueError, TypeError, InvalidSignature):
-            raise BadIdentity("this controller did not issue this certificate") from None
-        try:
-            usage = one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        except x509.ExtensionNotFound:  # the CA's own
-            raise BadIdentity("it is no node's certificate") from None
-        if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
-            raise BadIdentity("it is no node's certificate")
-        return _holder(one)
+        return _verified(self.certificate, certificate)
 
     def _begin(
         self, name: str, key: ec.EllipticCurvePublicKey, now: float, life_s: float
@@ -162,6 +152,23 @@ def life(certificate: bytes) -> tuple[float, float]:
     """From when to when a certificate is good."""
     one = _load_certificate(certificate)
     return one.not_valid_before_utc.timestamp(), one.not_valid_after_utc.timestamp()
+
+
+@lru_cache(maxsize=16384)
+def _verified(ca: bytes, certificate: bytes) -> Holder:
+    """What was found once stays so: nodes show the same certificate with each request. BadIdentity."""
+    try:
+        one = _load_certificate(certificate)
+        one.verify_directly_issued_by(_load_certificate(ca))
+    except (ValueError, TypeError, InvalidSignature):
+        raise BadIdentity("this controller did not issue this certificate") from None
+    try:
+        usage = one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:  # the CA's own
+        raise BadIdentity("it is no node's certificate") from None
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise BadIdentity("it is no node's certificate")
+    return _holder(one)
 
 
 def _renewal(csr: bytes) -> bytes:

@@ -1,8 +1,9 @@
-"""`join`: this machine becomes a node. Killed at any moment, it joins again with the same token."""
+"""`join`: this machine becomes a node, and `leave`. Killed at any moment, either may be asked for again."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cloud_sync.join_token import JoinToken
 from cloud_sync.membership import Fleet, Membership
 from cloud_sync.messages import Join
 from cloud_sync.transports.choice import find_ca, open_transport
-from cloud_sync.transports.transport import Rejected
+from cloud_sync.transports.transport import LinkError, Rejected
 from models.disk import write_private
 
 
@@ -41,6 +42,21 @@ async def join(
     pair = key + joined.certificate.encode()
     fleet.name = joined.name
     return await asyncio.to_thread(Membership.create, folder, fleet, ca, pair)
+
+
+async def leave(folder: Path, force: bool) -> None:
+    """Tell the controller, and forget the fleet. `force`: whether it heard or not.
+
+    Raises NotJoined, LinkError, OSError. One that counts no longer there has nothing to tell.
+    """
+    membership = await asyncio.to_thread(Membership, folder)
+    with contextlib.suppress(*((LinkError, Rejected) if force else (Rejected,))):
+        transport = open_transport(membership.fleet, membership.ca, membership.identity)
+        try:
+            await transport.leave()
+        finally:
+            await transport.close()
+    await asyncio.to_thread(membership.end)
 
 
 def _key(path: Path) -> bytes:

@@ -18,7 +18,7 @@ from cloud_sync import kept
 from cloud_sync.backoff import pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
-from cloud_sync.membership import Membership
+from cloud_sync.membership import Membership, NotJoined
 from cloud_sync.messages import Answer, Report
 from cloud_sync.renewal import Renewal
 from cloud_sync.telemetry.drain import Drain
@@ -52,16 +52,19 @@ class Link:
         return self._follower.trouble or self._said
 
     async def run(self) -> None:
-        """Until cancelled; whatever happens to the link, nothing else is disturbed."""
+        """Until cancelled, or the machine is a node no longer. Nothing else is disturbed by what happens."""
         await self._follower.start()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follower.run())
+            follower = group.create_task(self._follower.run())
             while True:
                 self._renewed.clear()
-                self._membership = await asyncio.to_thread(Membership, self._membership.folder)
+                try:
+                    self._membership = await asyncio.to_thread(Membership, self._membership.folder)
+                except NotJoined:
+                    follower.cancel()
+                    return
                 self._renewal = Renewal(self._membership)
-                now = self._membership
-                transport = open_transport(now.fleet, now.ca, now.identity)
+                transport = self._open()
                 try:
                     async with asyncio.TaskGroup() as connected:
                         tasks = [
@@ -74,11 +77,20 @@ class Link:
                                 self._drain.run(transport, self._membership.fleet_id),
                             )
                         ]
-                        await self._renewed.wait()  # another identity: other connections
+                        await self._renewed.wait()  # another identity or address: other connections
                         for task in tasks:
                             task.cancel()
                 finally:
                     await transport.close()
+
+    def reconnect(self) -> None:
+        """By the address that the host tells now."""
+        self._renewed.set()
+
+    def _open(self) -> Transport:
+        now, there = self._membership, self._host.address()
+        fleet = now.fleet.model_copy(update={"url": there.url or now.fleet.url})
+        return open_transport(fleet, now.ca, now.identity, there.proxy)
 
     async def _report(self, transport: Transport) -> None:
         pauses = 0
@@ -149,9 +161,12 @@ class Link:
             log.info("the controller answers", url=self._membership.fleet.shown)
         self._said = "connected"
         self._drain.link(there=True)
-        newest = self._follower.twin.newest
-        if newest is None or (answer.epoch, answer.generation) > (newest.epoch, newest.generation):
+        if self._is_news(answer.epoch, answer.generation):
             self._fetch.set()
+
+    def _is_news(self, epoch: int, generation: int) -> bool:
+        newest = self._follower.twin.newest
+        return newest is None or (epoch, generation) > (newest.epoch, newest.generation)
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, Rejected):
@@ -165,13 +180,14 @@ class Link:
         pauses = 0
         while True:
             try:
-                async for generation in transport.hints():
+                async for hint in transport.hints():
                     pauses = 0
-                    newest = self._follower.twin.newest
-                    if newest is None or generation > newest.generation or generation == 0:
+                    if hint is None or self._is_news(hint.epoch, hint.generation):
                         self._fetch.set()
             except (LinkError, Rejected) as error:
                 log.debug("no hints", reason=str(error))
+                if isinstance(error, Rejected):
+                    self._follower.news.set()  # a report will hear why
             await asyncio.sleep(pause(pauses))
             pauses += 1
 

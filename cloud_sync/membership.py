@@ -70,9 +70,20 @@ class Membership:
             (folder / name).unlink(missing_ok=True)
         return cls(folder)
 
+    def end(self) -> None:
+        """With all that the fleet had set. OSError."""
+        kept.copy_of(self.folder / "fleet.json").unlink(missing_ok=True)
+        (self.folder / "fleet.json").unlink()  # before the others: from now on this is no node
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+
     def is_outdated(self) -> bool:
-        """Whether the files have another identity now. OSError."""
-        return self.identity.read_bytes() != self._read
+        """Whether the files have another identity now, or none. OSError."""
+        try:
+            return self.identity.read_bytes() != self._read
+        except FileNotFoundError:
+            return True
 
     def renew(self, identity: bytes) -> None:
         """Key and certificate (PEM) in the place of the former ones. OSError."""

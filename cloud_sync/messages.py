@@ -54,7 +54,8 @@ class Renewed(BaseModel):
 class Item(BaseModel):
     """What became of one setting, or one Model, of the Desired document."""
 
-    state: Literal["applied", "pending", "needs_restart", "overridden", "failed", "rolled_back"]
+    state: Annotated[str, Field(max_length=32)]
+    """applied, pending, needs_restart, overridden, failed, rolled_back; what else a newer release says."""
     reason: Text = ""
 
 
@@ -67,7 +68,7 @@ class ModelReport(BaseModel):
 class Report(BaseModel):
     """The Reported document, and with it the heartbeat."""
 
-    boot: Annotated[str, Field(min_length=8, max_length=64)]
+    boot: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{8,64}$")]
     """Random for each start of the agent: an earlier one that speaks again is another machine's."""
     number: Count
     """Of this boot's reports; it grows."""

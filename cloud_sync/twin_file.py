@@ -29,6 +29,18 @@ def write(folder: Path, twin: Twin) -> None:
     kept.write(folder / NAME, b'%b\n"%b"\n' % (line, _digest(line)))
 
 
+def begin(folder: Path) -> bool:
+    """The agent starts: counted before anything of a document on trial is tried. OSError.
+
+    True: that took the document back, so other settings are in force than before.
+    """
+    former = read(folder)
+    twin = former.started()
+    if twin != former:
+        write(folder, twin)
+    return twin.active != former.active
+
+
 def settings_in_force(folder: Path) -> dict[str, Any]:
     """Of the active document; none where it cannot be read."""
     with contextlib.suppress(OSError, ValueError):

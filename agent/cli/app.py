@@ -251,6 +251,18 @@ def join(
 
 
 @app.command()
+def leave(
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Though the controller cannot be told.")
+    ] = False,
+) -> None:
+    """Let this machine be a node of a fleet no longer; the agent serves on."""
+    from agent.cli.cloud.leave import leave
+
+    leave(force)
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Check this machine and the agent; say what to do."""
     from agent.cli.doctor import doctor

@@ -72,7 +72,7 @@ def _needs(role: tokens.Role) -> object:
     return Depends(find)
 
 
-def _holder(request: Request) -> Holder:
+async def _holder(request: Request) -> Holder:  # a thread for what is not would cost more than all of it
     access: Access = request.app.state.access
     return access.holder(request, request.app.state.store.now())
 

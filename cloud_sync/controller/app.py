@@ -8,6 +8,7 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -16,33 +17,45 @@ from starlette.types import ASGIApp
 
 from cloud_sync import __version__
 from cloud_sync.controller.access import Access
-from cloud_sync.controller.api import accounts, nodes_own, oauth, operators, telemetry
+from cloud_sync.controller.api import accounts, config, hooks, nodes_own, oauth, operators, telemetry
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.counted import Counted
 from cloud_sync.controller.errors import Refused, TooMany
 from cloud_sync.controller.guard import Guard
 from cloud_sync.controller.proxy import BehindProxy
+from cloud_sync.messages import Problem
 
 CODES = {413: "too_large"}
 log = structlog.get_logger()
 
 
+class Refusal(BaseModel):
+    error: Problem
+
+
 def create_app(controller: Controller) -> ASGIApp:
     app = FastAPIOffline(
-        title="Open-AutoGLM Edge controller", version=__version__, redirect_slashes=False, redoc_url=None
+        title="Open-AutoGLM Edge controller",
+        version=__version__,
+        redirect_slashes=False,
+        redoc_url=None,
+        responses={"4XX": {"model": Refusal, "description": "Refused: `code` is for programs."}},
     )
     app.state.access = Access(
         controller.keys.authority, controller.keys.signing, controller.accounts, controller.foreign
     )
     app.state.store = controller.store
+    app.state.answers = controller.answers
     app.include_router(nodes_own.routes(controller))
     app.include_router(operators.routes(controller))
+    app.include_router(config.routes(controller))
     app.include_router(telemetry.node_routes(controller))
     app.include_router(telemetry.operator_routes(controller))
     app.include_router(telemetry.metrics_routes(controller))
     app.include_router(accounts.routes(controller))
     app.include_router(oauth.routes(controller))
     app.include_router(oauth.metadata(controller))
+    app.include_router(hooks.routes(controller))
 
     @app.get("/healthz", tags=["Controller"])
     async def healthz() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,8 +33,11 @@ class ControllerSettings(BaseSettings):
     mqtt_ca_file: Path | None = None  # None: the system's store
 
     certificate_life_s: float = Field(default=30 * DAY, ge=60)  # of a node's
+    server_certificate_life_s: float = Field(default=90 * DAY, ge=1)  # of the controller's own
     renewal_grace_s: float = Field(default=365 * DAY, ge=0)  # how long after its end it may be renewed
     heartbeat_s: float = Field(default=300, ge=1)  # of nodes, unless their Desired says otherwise
+    stream_lost_s: float = Field(default=60, ge=0)  # without a node whose stream of hints broke off: lost
+    notices_mqtt_url: str = ""  # mqtt:// or mqtts://user:password@host:port; empty: none by MQTT
     max_body_bytes: int = Field(default=4 << 20, ge=64 << 10)
     telemetry_max_bytes: int = Field(default=8 << 20, ge=64 << 10)  # of a batch, decompressed
 
@@ -67,6 +71,13 @@ class ControllerSettings(BaseSettings):
     certificate_header: str = "x-client-certificate"  # with the client's, as the proxy verified it
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("notices_mqtt_url")
+    @classmethod
+    def _by_mqtt(cls, value: str) -> str:
+        if value and not re.match(r"mqtts?://[^/]", value):
+            raise ValueError("a broker is mqtt:// or mqtts://[user:password@]host[:port]")
+        return value
 
     @field_validator("public_url", "oidc_issuer")
     @classmethod

@@ -33,6 +33,13 @@ async def put(session: AsyncSession, selector: Selector, settings: dict[str, Any
     return await settle(session, await _met(session, selector))
 
 
+async def stir(session: AsyncSession, node: Node) -> None:
+    """Its streams of hints are looked at, and end where it may not listen any longer."""
+    fleet = await session.get_one(Fleet, 1, with_for_update=True)
+    fleet.revision += 1
+    node.revision = fleet.revision
+
+
 async def settle(session: AsyncSession, nodes: Iterable[Node]) -> int:
     """Merge anew for these nodes; a document that changed is the next generation. How many did."""
     fleet = await session.get_one(Fleet, 1, with_for_update=True)  # one merge at a time, over what is there
@@ -56,7 +63,7 @@ def _merge(node: Node, below: Sequence[tuple[Selector, dict[str, Any]]]) -> bool
 
 
 async def _met(session: AsyncSession, selector: Selector) -> list[Node]:
-    asked = select(Node).where(Node.state != "gone").with_for_update()
+    asked = select(Node).where(Node.state != "gone").order_by(Node.id).with_for_update()
     if selector.node is not None:
         asked = asked.where(Node.name == selector.node)
     found = (await session.scalars(asked)).all()

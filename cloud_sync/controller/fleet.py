@@ -12,15 +12,15 @@ from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
+from cloud_sync.controller.history import CHANGED, undoing
 from cloud_sync.controller.joining import named, revoke_certificates
-from cloud_sync.controller.reports import heartbeat_s
 from cloud_sync.controller.selectors import Selector
+from cloud_sync.controller.skew import Skew, skew
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Audit, Layer, Node
 from cloud_sync.controller.store.tables import Fleet as FleetRow
 from cloud_sync.settings import BadSettings, checked
-
-MISSED = 3  # heartbeats in a row, and a node is lost
 
 
 class NodeRow(BaseModel):
@@ -39,6 +39,8 @@ class NodeRow(BaseModel):
     clock_skew_s: float | None
     """How far its clock is ahead of this one's; null: it sent no telemetry yet."""
     reported: dict[str, Any]
+    skew: Skew
+    """How its agent's release stands to the controller's."""
 
 
 class AuditRow(BaseModel):
@@ -78,10 +80,9 @@ class Fleet:
             node, now = await named(session, name), self._store.now()
             node.state = "revoked"
             await revoke_certificates(session, node.id, now)
-            fleet = await session.get_one(FleetRow, 1, with_for_update=True)
-            fleet.revision += 1
-            node.revision = fleet.revision  # its stream of hints is looked at, and ends
+            await desired.stir(session, node)
             record(session, now, actor, "node.revoked", name)
+            record_event(session, now, name, "node.revoked", {"by": actor.name})
 
     async def audit(self, before: int, limit: int) -> list[AuditRow]:
         async with self._store.read() as session:
@@ -99,18 +100,20 @@ class Fleet:
         selector = Selector.parse(text)
         async with self._store.write() as session:
             row = await session.get(Layer, str(selector), with_for_update=True)
+            former = row.settings if row else {}
             try:
-                settings = checked(_patched(row.settings if row else {}, changes))
+                settings = checked(_patched(former, changes))
             except BadSettings as error:
                 raise Invalid("bad_settings", str(error)) from None
             changed = await desired.put(session, selector, settings)
-            record(session, self._store.now(), actor, "config.changed", str(selector), changes=changes)
+            told = {"changes": changes, "undo": undoing(former, changes)}
+            record(session, self._store.now(), actor, CHANGED, str(selector), **told)
         return changed
 
     def _row(self, node: Node, epoch: int) -> NodeRow:
         return NodeRow(
             name=node.name,
-            state=state_of(node, self._store.now(), self._settings),
+            state=node.state,
             labels=node.labels,
             address=node.address,
             seen_at=node.seen_at,
@@ -120,13 +123,8 @@ class Fleet:
             backlog=node.backlog,
             clock_skew_s=node.clock_skew_s,
             reported=node.reported,
+            skew=skew(str(node.reported.get("version", ""))),
         )
-
-
-def state_of(node: Node, now: float, settings: ControllerSettings) -> str:
-    silent_s = now - node.seen_at if node.seen_at is not None else 0.0
-    lost = node.state == "active" and silent_s > MISSED * heartbeat_s(node, settings)
-    return "lost" if lost else node.state
 
 
 def _patched(below: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import asyncpg
 import structlog
 from sqlalchemy import select, text
 
+from cloud_sync.controller.joining import refusal
 from cloud_sync.controller.store import Store
-from cloud_sync.controller.store.tables import Fleet, Node
+from cloud_sync.controller.store.tables import Certificate, Fleet, Node
 
 CHANNEL = "autoglm_desired"
 RETRY_S = 1.0
@@ -23,14 +24,20 @@ log = structlog.get_logger()
 
 
 class Listener:
-    """One node's open stream."""
+    """One node's open stream. `over`: it is to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, serial: str) -> None:
+        self.serial = serial  # of the certificate that it came with
         self._news = asyncio.Event()
         self.generation = 0
+        self.over = False
 
     def tell(self, generation: int) -> None:
         self.generation = max(self.generation, generation)
+        self._news.set()
+
+    def end(self) -> None:
+        self.over = True
         self._news.set()
 
     async def next(self, within_s: float) -> int | None:
@@ -49,11 +56,13 @@ class Hints:
         self._listeners: dict[str, set[Listener]] = {}
         self._news = asyncio.Event()
         self._seen = 0  # revision
+        self.epoch = 0  # that was told
+        self.closed = False
         self._postgres = store.engine.dialect.name == "postgresql"
 
     @contextlib.contextmanager
-    def listening(self, node: str) -> Iterator[Listener]:
-        one = Listener()
+    def listening(self, node: str, serial: str) -> Iterator[Listener]:
+        one = Listener(serial)
         self._listeners.setdefault(node, set()).add(one)
         try:
             yield one
@@ -61,6 +70,13 @@ class Hints:
             self._listeners[node].discard(one)
             if not self._listeners[node]:
                 del self._listeners[node]
+
+    def close(self) -> None:
+        """This copy goes: its streams end, and the nodes look for another."""
+        self.closed = True
+        for listeners in self._listeners.values():
+            for one in listeners:
+                one.end()
 
     async def changed(self) -> None:
         """After a commit that changed documents."""
@@ -72,7 +88,8 @@ class Hints:
 
     async def run(self) -> None:
         async with self._store.read() as session:
-            self._seen = await session.scalar(select(Fleet.revision)) or 0
+            fleet = await session.get_one(Fleet, 1)
+            self._seen, self.epoch = fleet.revision, fleet.epoch
         async with asyncio.TaskGroup() as group:
             if self._postgres:
                 group.create_task(self._hear())
@@ -82,13 +99,23 @@ class Hints:
                 await self._tell()
 
     async def _tell(self) -> None:
+        """Those whose document changed; all, where another epoch has begun: few statements for many."""
         async with self._store.read() as session:
+            epoch = (await session.get_one(Fleet, 1)).epoch
+            changed = Node.revision > (self._seen if epoch == self.epoch else -1)
+            self.epoch = epoch
             found = await session.execute(
-                select(Node.id, Node.generation, Node.revision).where(Node.revision > self._seen)
+                select(Node.id, Node.generation, Node.revision, Node.state).where(changed)
             )
-            for id, generation, revision in found:
-                self._seen = max(self._seen, revision)
-                for one in self._listeners.get(id, ()):
+            nodes = found.all()
+            asked = select(Certificate.serial).join(Node, Node.id == Certificate.node)
+            revoked = set(await session.scalars(asked.where(changed, Certificate.revoked_at.is_not(None))))
+        for id, generation, revision, state in nodes:
+            self._seen = max(self._seen, revision)
+            for one in self._listeners.get(id, ()):
+                if refusal(state, 0.0 if one.serial in revoked else None):
+                    one.end()
+                else:
                     one.tell(generation)
 
     async def _hear(self) -> None:

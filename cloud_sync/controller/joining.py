@@ -12,8 +12,9 @@ from cloud_sync import identity
 from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorised
+from cloud_sync.controller.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unauthorised
 from cloud_sync.controller.store import Store
+from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Certificate, JoinToken, Node
 from cloud_sync.identity import Authority, BadIdentity, Holder
 from cloud_sync.join_token import JoinToken as Token
@@ -61,6 +62,7 @@ class Joining:
                 else:
                     node = await self._new_node(session, asked, token, now)
                     record(session, now, actor, "node.joined", node.name, labels=node.labels)
+                    record_event(session, now, node.name, "node.joined", {"address": address})
                 token.used_at, token.used_by, token.node = now, key, node.id
             certificate = await self._issue(session, asked.csr, node.id, key, now)
         return Joined(name=node.name, certificate=certificate)
@@ -136,7 +138,8 @@ async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
     """The node, for another machine: what it is told stays, who it was counts no longer."""
     node = await session.get_one(Node, id, with_for_update=True)
     await revoke_certificates(session, id, now)
-    node.state = "active"
+    await desired.stir(session, node)
+    node.state, node.due_at = "active", None
     node.boot = node.former_boot = ""
     node.number = node.former_number = 0
     return node
@@ -146,13 +149,22 @@ async def standing(session: AsyncSession, holder: Holder) -> Node:
     """The node whose certificate this is, if it may still use it; it may be over. Refused."""
     certificate = await session.get(Certificate, holder.serial)
     node = await session.get(Node, holder.node)
-    if certificate is None or node is None:  # issued after the backup that this controller was restored from
+    if certificate is None or node is None:  # issued after the backup that is in force
         raise Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
-    if node.state == "cloned":
-        raise Forbidden("cloned", "two machines use this identity: each must join anew")
-    if certificate.revoked_at is not None or node.state != "active":
-        raise Forbidden("revoked", "this identity was revoked: join anew")
+    if why := refusal(node.state, certificate.revoked_at):
+        raise why
     return node
+
+
+def refusal(state: str | None, revoked_at: float | None) -> Refused | None:
+    """Why a node in this state may not use a certificate; None as state: there is no such node."""
+    if state is None:
+        return Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
+    if state == "cloned":
+        return Forbidden("cloned", "two machines use this identity: each must join anew")
+    if revoked_at is not None or state not in ("active", "lost"):
+        return Forbidden("revoked", "this identity was revoked: join anew")
+    return None
 
 
 def _key_of(csr: str) -> str:

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from cloud_sync import identity
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.identity import DAY, Authority
+from cloud_sync.identity import Authority
 from models.disk import locked, write_private
-
-SERVER_LIFE_S = 90 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,8 @@ def read_keys(folder: Path) -> Keys:
 def server_certificate(authority: Authority, settings: ControllerSettings, now: float) -> Path:
     """A new key and certificate for this process, in one file, which may be deleted once it is read."""
     key = identity.new_key()
-    certificate = authority.issue_server(key, server_names(settings), now, SERVER_LIFE_S)
+    life_s = settings.server_certificate_life_s
+    certificate = authority.issue_server(key, server_names(settings), now, life_s)
     path = settings.data_dir / f"server-{os.getpid()}.pem"
     write_private(path, key + certificate + authority.certificate)
     return path

@@ -83,6 +83,8 @@ def read_certificate(text: str) -> bytes:
 
 def _split(text: str, separator: str) -> list[str]:
     """Where it stands outside of quotes."""
+    if separator not in text:
+        return [text]
     parts, begun, quoted = [], 0, False
     for at, one in enumerate(text):
         if one == '"' and text[at - 1 : at] != "\\":

@@ -13,12 +13,12 @@ from cloud_sync.tunnel.broker import Place
 JOINING = "joining.sock"
 
 
-def open_transport(fleet: Fleet, ca: Path, identity: Path | None) -> Https:
+def open_transport(fleet: Fleet, ca: Path, identity: Path | None, proxy: str | None = None) -> Https:
     """LinkError: the identity cannot be used."""
     if _by_broker(fleet):
         socket = ca.with_name("tunnel.sock" if identity else JOINING)  # an agent may run while it joins anew
         return Mqtt(Place(fleet.url, fleet.broker_ca), fleet.name, socket, ca, identity)
-    return Https(fleet.url, ca, identity)
+    return Https(fleet.url, ca, identity, proxy)
 
 
 async def find_ca(fleet: Fleet, folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""HTTPS with the node's certificate, through the environment's proxy if it names one."""
+"""HTTPS with the node's certificate, through a proxy where one is set, or the environment names one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
 from cloud_sync.messages import API, Answer, Desired, Join, Joined, Received, Renew, Renewed, Report
-from cloud_sync.transports.transport import LinkError, Rejected
+from cloud_sync.transports.transport import Hint, LinkError, Rejected
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 WHOLE_S = 120.0  # for a whole exchange: one that trickles is given up, too
@@ -32,10 +32,18 @@ M = TypeVar("M", bound=BaseModel)
 class Https:
     """`identity`: key and certificate in one file, PEM; read when this is made.
 
-    `socket`: a local one that leads to the controller, in place of the network.
+    `socket`: a local one that leads to the controller, in place of the network. `proxy`: None is the
+    environment's, "none" is none.
     """
 
-    def __init__(self, url: str, ca: Path, identity: Path | None, socket: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        ca: Path,
+        identity: Path | None,
+        proxy: str | None = None,
+        socket: Path | None = None,
+    ) -> None:
         """LinkError: the identity cannot be used."""
         trust = pinned(ca.read_text(), identity)
         self._client = httpx.AsyncClient(
@@ -43,6 +51,8 @@ class Https:
             verify=trust,
             timeout=TIMEOUT,
             headers=_HEADERS,
+            trust_env=proxy is None,
+            proxy=None if proxy == "none" else proxy,
             limits=_LIMITS,
             transport=_by_socket(socket, trust),
         )
@@ -56,22 +66,26 @@ class Https:
         status, content = await self._ask("GET", "/node/desired", headers=headers)
         return None if status == httpx.codes.NOT_MODIFIED else _read(status, content, Desired)
 
-    async def hints(self) -> AsyncGenerator[int, None]:
+    async def hints(self) -> AsyncGenerator[Hint | None, None]:
         with _translated():
             timeout = httpx.Timeout(TIMEOUT.connect, read=SILENCE_S)
             async with aconnect_sse(self._client, "GET", "/node/hints", timeout=timeout) as source:
                 if source.response.is_error:
                     _checked(source.response.status_code, await _body(source.response))
-                yield 0
+                yield None
                 async for event in source.aiter_sse():
                     if event.event == "desired":
-                        yield int(event.data)
+                        epoch, _, generation = event.id.rpartition(".")
+                        yield Hint(int(epoch), int(generation)) if epoch else None  # of an older controller
 
     async def renew(self, asked: Renew) -> Renewed:
         return await self._post("/renew", asked.model_dump_json(), Renewed)
 
     async def join(self, asked: Join) -> Joined:
         return await self._post("/join", asked.model_dump_json(), Joined)
+
+    async def leave(self) -> None:
+        _checked(*await self._ask("POST", "/node/leave"))
 
     async def telemetry(self, batch: bytes) -> Received:
         return await self._post("/node/telemetry", batch, Received, {"content-encoding": "zstd"})

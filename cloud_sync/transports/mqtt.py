@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_sync.transports.https import Https, fetch_ca
-from cloud_sync.transports.transport import LinkError
+from cloud_sync.transports.transport import Hint, LinkError
 from cloud_sync.tunnel.broker import BrokerError, Place
 from cloud_sync.tunnel.near import Tunnels
 
@@ -21,14 +21,14 @@ class Mqtt(Https):
     def __init__(self, place: Place, node: str, socket: Path, ca: Path, identity: Path | None) -> None:
         """LinkError: the identity cannot be used."""
         self._tunnels = Tunnels(place, node, socket)
-        super().__init__(_URL, ca, identity, socket)
+        super().__init__(_URL, ca, identity, "none", socket)
 
-    async def hints(self) -> AsyncGenerator[int, None]:
+    async def hints(self) -> AsyncGenerator[Hint | None, None]:
         with _translated():
             await self._tunnels.connect()
         async with contextlib.aclosing(super().hints()) as hints:
-            async for generation in hints:
-                yield generation
+            async for hint in hints:
+                yield hint
 
     async def close(self) -> None:
         await super().close()

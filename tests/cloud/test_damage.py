@@ -24,7 +24,7 @@ FILES = ("fleet.json", "ca.pem", "identity.pem")
 
 
 def twin() -> Twin:
-    heard = Twin().heard(Desired(epoch=1, generation=7, settings={"priority": 3}), contact=True)
+    heard = Twin().heard(Desired(epoch=1, generation=7, settings={"priority": 3}), watch=[])
     assert heard is not None
     return heard
 

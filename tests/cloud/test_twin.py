@@ -29,7 +29,7 @@ def test_a_document_is_never_followed_by_an_older_one(steps: list[tuple[object, 
         match name:
             case "heard":
                 one = desired(*rest)  # type: ignore[arg-type]
-                after = twin.heard(one, contact=True)
+                after = twin.heard(one, watch=[])
                 assert (after is None) == ((one.epoch, one.generation) <= newest)
                 if after is not None:
                     twin, newest = after, (one.epoch, one.generation)
@@ -54,9 +54,9 @@ def test_a_document_is_never_followed_by_an_older_one(steps: list[tuple[object, 
 
 
 def test_one_that_the_agent_does_not_survive_is_taken_back_after_two_starts() -> None:
-    twin = Twin().heard(desired(1, 1), contact=False)
+    twin = Twin().heard(desired(1, 1), watch=[])
     assert twin is not None
-    twin = twin.passed().heard(desired(1, 2), contact=False)
+    twin = twin.passed().heard(desired(1, 2), watch=[])
     assert twin is not None
     for _ in range(ATTEMPTS):
         twin = twin.started()

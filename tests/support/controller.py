@@ -84,12 +84,14 @@ class Controller:
             self.process.terminate()
             self.process.wait(60)
 
-    def client(self, identity: Path | None = None, role: tokens.Role | None = "admin") -> httpx.Client:
+    def client(
+        self, identity: Path | None = None, role: tokens.Role | None = "admin", subject: str = "test"
+    ) -> httpx.Client:
         """As an operator of that role, or as the node of that identity; None and None: as nobody."""
         headers = {}
         if identity is None and role is not None:
             key = (self.data_dir / "signing.key").read_bytes()
-            headers["authorization"] = f"Bearer {tokens.sign(key, 'test', role, time.time())}"
+            headers["authorization"] = f"Bearer {tokens.sign(key, subject, role, time.time())}"
         verify = pinned((self.data_dir / "ca.pem").read_text(), identity)
         return httpx.Client(base_url=self.url, headers=headers, verify=verify, timeout=30, trust_env=False)
 
@@ -132,6 +134,15 @@ class Controller:
     def nodes(self) -> dict[str, dict[str, Any]]:
         with self.client() as client:
             return {row["name"]: row for row in client.get("/api/v1/nodes").json()}
+
+    async def query(self, statement: str) -> list[Any]:
+        """Rows, for whoever has the database itself."""
+        store = await open_store(self.environment.get("AUTOGLM_CLOUD_DATABASE_URL", self._sqlite))
+        try:
+            async with store.read() as session:
+                return list(await session.execute(text(statement)))
+        finally:
+            await store.close()
 
     async def execute(self, statement: str) -> None:
         """Whoever has the database itself may try."""

@@ -41,6 +41,10 @@ class Postgres:
             assert time.monotonic() < until, "PostgreSQL does not start"
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def database(self) -> str:
         """The URL of a new one."""
         self._databases += 1

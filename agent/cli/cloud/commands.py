@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +14,13 @@ cloud = typer.Typer(
 )
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
 cloud.add_typer(config, name="config")
+hooks = typer.Typer(help="Who is told of the fleet's events.", no_args_is_help=True)
+cloud.add_typer(hooks, name="hooks")
 cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Of = Annotated[str | None, typer.Option("--node", help="Of one node.")]
+OneNode = Annotated[str | None, typer.Option("--node", help="One node.")]
 To = Annotated[str | None, typer.Option(help="Of nodes with these labels: site=paris,kind=jetson.")]
 Kind = Annotated[list[str] | None, typer.Option("--kind", help="Of this kind; may be given again.")]
 Level = Annotated[list[str] | None, typer.Option("--level", help="Of this level; may be given again.")]
@@ -75,6 +79,35 @@ def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
 
 
 @cloud.command()
+def backup(file: Annotated[Path, typer.Argument(help="Where it is put, readable for you alone.")]) -> None:
+    """Put all that the controller here knows into one file, with its keys. It may run meanwhile."""
+    from agent.cli.cloud.backup import backup
+
+    backup(file)
+
+
+@cloud.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="Of: autoglm cloud backup.")],
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="In the place of what is there, which is lost.")
+    ] = False,
+) -> None:
+    """Make the controller here what it was when the backup was made. It must not run."""
+    from agent.cli.cloud.backup import restore
+
+    restore(file, force)
+
+
+@cloud.command()
+def remove(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
+    """Take a node out of the fleet for good. Its name is free; it serves on, alone."""
+    from agent.cli.cloud.fleet import remove
+
+    remove(node)
+
+
+@cloud.command()
 def audit(
     limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=1000)] = 50, json: Json = False
 ) -> None:
@@ -85,24 +118,62 @@ def audit(
 
 
 @config.command("show")
-def show(json: Json = False) -> None:
-    """List the layers of settings, the lowest first."""
-    from agent.cli.cloud.fleet import show
+def show(node: OneNode = None, json: Json = False) -> None:
+    """List the layers of settings, the lowest first; of one node what it is told, and by which layer."""
+    from agent.cli.cloud import config
 
-    show(json)
+    config.show(node, json)
 
 
 @config.command("set")
 def change(
-    settings: Annotated[list[str], typer.Argument(help="name=value; name=null takes it away.")],
-    to: Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")] = None,
-    node: Annotated[str | None, typer.Option(help="One node.")] = None,
+    settings: Annotated[
+        list[str], typer.Argument(help="name=value, models.NAME.setting=value; name=null takes it away.")
+    ],
+    to: To = None,
+    node: OneNode = None,
     json: Json = False,
 ) -> None:
     """Change settings of all nodes, of a group, or of one node."""
-    from agent.cli.cloud.fleet import change
+    from agent.cli.cloud import config
 
-    change(settings, to, node, json)
+    config.change(settings, to, node, json)
+
+
+@config.command("unset")
+def unset(
+    names: Annotated[list[str], typer.Argument(help="Names of settings.")],
+    to: To = None,
+    node: OneNode = None,
+    json: Json = False,
+) -> None:
+    """Take settings of all nodes, of a group, or of one node away: lower layers, or the node's own, count."""
+    from agent.cli.cloud import config
+
+    config.unset(names, to, node, json)
+
+
+@config.command("history")
+def history(
+    to: To = None,
+    node: OneNode = None,
+    limit: Annotated[int, typer.Option(help="How many changes.", min=1, max=1000)] = 50,
+    json: Json = False,
+) -> None:
+    """What was changed, by whom, and what it was before: the newest first."""
+    from agent.cli.cloud import config
+
+    config.history(to, node, limit, json)
+
+
+@config.command("rollback")
+def rollback(
+    change: Annotated[int, typer.Argument(help="A change, by its number in the history.")], json: Json = False
+) -> None:
+    """Make the settings that one change touched as they were before it."""
+    from agent.cli.cloud import config
+
+    config.rollback(change, json)
 
 
 @cloud.command()
@@ -162,3 +233,36 @@ def series(
     if name is None:
         return names(node, to, json)
     lines(name, node=node, to=to, by=by, last=last, step=step, show=show, json=json)
+
+
+@hooks.command("add")
+def add_hook(
+    url: Annotated[str, typer.Argument(help="http:// or https://, to which notices are posted.")],
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Events, as node.lost; may be given again. All if not.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="whsec_..., or AUTOGLM_CLOUD_HOOK_SECRET; made if there is none.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell an address of what happens to the fleet from now on."""
+    from agent.cli.cloud.hooks import add
+
+    add(url, kind or [], secret, json)
+
+
+@hooks.command("list")
+def list_hooks(json: Json = False) -> None:
+    """Who is told, and how far each is behind."""
+    from agent.cli.cloud.hooks import listed
+
+    listed(json)
+
+
+@hooks.command("remove")
+def remove_hook(id: Annotated[str, typer.Argument(help="As `list` shows it.")]) -> None:
+    """Tell an address no longer."""
+    from agent.cli.cloud.hooks import remove
+
+    remove(id)

@@ -11,7 +11,7 @@ from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
 from agent.cli.screen import out, print_json, table
-from agent.duration import seconds
+from cloud_sync.duration import seconds
 
 
 def token(life: str, label: list[str], replace: str | None, json: bool) -> None:
@@ -31,7 +31,18 @@ def nodes(json: bool) -> None:
     rows = Client().get("/nodes")
     if json:
         return print_json(rows)
-    heads = ("NODE", "STATE", "READY", "AGENT", "LAST HEARTBEAT", "CONFIG", "BACKLOG", "CLOCK", "LABELS")
+    heads = (
+        "NODE",
+        "STATE",
+        "ADDRESS",
+        "READY",
+        "AGENT",
+        "LAST HEARTBEAT",
+        "CONFIG",
+        "BACKLOG",
+        "CLOCK",
+        "LABELS",
+    )
     table(heads, [_row(one, time.time()) for one in rows])
 
 
@@ -48,34 +59,17 @@ def revoke(node: str) -> None:
     )
 
 
+def remove(node: str) -> None:
+    Client().delete(f"/nodes/{quote(node)}")
+    out.print(f"{node} is gone: on the device, autoglm leave forgets the fleet", markup=False)
+
+
 def audit(limit: int, json: bool) -> None:
     rows = Client().get("/audit", limit=limit)
     if json:
         return print_json(rows)
     heads = ("WHEN", "WHO", "FROM", "WHAT", "TO", "DETAILS")
     table(heads, [_entry(one) for one in rows])
-
-
-def show(json: bool) -> None:
-    layers = Client().get("/config")
-    if json:
-        return print_json(layers)
-    lines = [
-        (layer["selector"], name, repr(value))
-        for layer in layers
-        for name, value in layer["settings"].items()
-    ]
-    table(("FOR", "SETTING", "VALUE"), lines)
-
-
-def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
-    if to and node:
-        raise UsageError("--to names a group, --node one node: give one of the two")
-    selector = f"node:{node}" if node else to or "all"
-    changed = Client().patch("/config", {"selector": selector, "settings": pairs.settings(given)})
-    if json:
-        return print_json(changed)
-    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
 
 
 def _entry(row: dict[str, Any]) -> tuple[str, ...]:
@@ -91,8 +85,9 @@ def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
     return (
         node["name"],
         node["state"],
+        node["address"],
         ready,
-        told.get("version", ""),
+        " ".join(one for one in (told.get("version", ""), node["skew"] and f"({node['skew']})") if one),
         f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",
         _config(node),
         str(node["backlog"]),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from cloud_sync.controller.access import Admin, Viewer, address
 from cloud_sync.controller.accounts import CLIENT, OIDC, USER, AccountRow
+from cloud_sync.controller.answers import AnsweredOnce
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.errors import Forbidden
 from cloud_sync.controller.tokens import Role
@@ -62,7 +63,7 @@ class Myself(BaseModel):
 
 
 def routes(controller: Controller) -> APIRouter:
-    router = APIRouter(prefix=API, tags=["Accounts"])
+    router = APIRouter(prefix=API, tags=["Accounts"], route_class=AnsweredOnce)
     _add_clients(router, controller)
 
     @router.get("/me")

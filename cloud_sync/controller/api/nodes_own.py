@@ -10,8 +10,6 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from cloud_sync.controller.access import NodeHolder, address
 from cloud_sync.controller.core import Controller
-from cloud_sync.controller.errors import Refused
-from cloud_sync.controller.joining import standing
 from cloud_sync.identity import Holder
 from cloud_sync.messages import API, Answer, Desired, Join, Joined, Renew, Renewed, Report
 
@@ -38,10 +36,19 @@ def routes(controller: Controller) -> APIRouter:
         """A certificate for a new key; the old one may be over."""
         return await controller.joining.renew(asked, address(request))
 
+    @router.post("/node/leave", status_code=204)
+    async def leave(holder: NodeHolder, request: Request) -> None:
+        """Be a node no longer."""
+        await controller.leaving.leave(holder, address(request))
+        await controller.hints.changed()
+
     @router.post("/node/report")
     async def report(report: Report, holder: NodeHolder, request: Request) -> Answer:
         """The Reported document, and the heartbeat."""
-        return await controller.reports.take(holder, report, address(request))
+        answer = await controller.reports.take(holder, report, address(request))
+        if answer.epoch != controller.hints.epoch:
+            await controller.hints.changed()
+        return answer
 
     @router.get("/node/desired", response_model=Desired, responses={304: {"description": "No other."}})
     async def desired(holder: NodeHolder, if_none_match: Annotated[str, Header()] = "") -> Response:
@@ -53,31 +60,26 @@ def routes(controller: Controller) -> APIRouter:
         return Response(found.model_dump_json(), headers=headers, media_type="application/json")
 
     @router.get("/node/hints", response_class=StreamingResponse)
-    async def hints(holder: NodeHolder) -> StreamingResponse:
-        """Server-sent events: `desired`, with the generation that is to be fetched."""
-        await _stands(controller, holder)
-        return StreamingResponse(_stream(controller, holder), media_type="text/event-stream")
+    async def hints(holder: NodeHolder, request: Request) -> StreamingResponse:
+        """Server-sent events: `desired`, with the generation that is there, and as id epoch.generation."""
+        stream = await controller.reports.opened(holder, address(request))
+        return StreamingResponse(_stream(controller, holder, stream), media_type="text/event-stream")
 
     return router
 
 
-async def _stands(controller: Controller, holder: Holder) -> None:
-    """Refused."""
-    async with controller.store.read() as session:
-        await standing(session, holder)
-
-
-async def _stream(controller: Controller, holder: Holder) -> AsyncIterator[bytes]:
-    """Until the identity counts no longer."""
-    with controller.hints.listening(holder.node) as listener:
-        yield b": listening\n\n"
-        while True:
-            generation = await listener.next(HINT_S)
-            if generation is None:
-                yield b":\n\n"
-                continue
-            try:
-                await _stands(controller, holder)
-            except Refused:
-                return
-            yield b"event: desired\ndata: %d\n\n" % generation
+async def _stream(controller: Controller, holder: Holder, name: str) -> AsyncIterator[bytes]:
+    """Until the identity counts no longer, or this copy goes."""
+    with controller.hints.listening(holder.node, holder.serial) as listener:
+        try:
+            yield b": listening\n\n"
+            while not listener.over:
+                generation = await listener.next(HINT_S)
+                if generation is None:
+                    yield b":\n\n"
+                elif not listener.over:
+                    epoch = controller.hints.epoch
+                    yield b"event: desired\nid: %d.%d\ndata: %d\n\n" % (epoch, generation, generation)
+        finally:
+            if not listener.over and not controller.hints.closed:
+                controller.watch.dropped(holder, name)

@@ -65,7 +65,7 @@ def routes(controller: Controller) -> APIRouter:
         except Refused as error:
             return _refused(error)
 
-    @router.post("/revoke", openapi_extra=_form("token"), responses={400: _FAILURE})
+    @router.post("/revoke", response_class=Response, openapi_extra=_form("token"), responses={400: _FAILURE})
     async def revoke(request: Request) -> Response:
         """End a login by its refresh token (RFC 7009)."""
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -28,6 +29,10 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
+
+
+class UnknownRevision(ValueError):
+    """The tables are those of a newer release."""
 
 
 class Store:
@@ -73,13 +78,19 @@ class Store:
 
 async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
     """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
+    engine = make_engine(url)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+    return Store(engine, clock)
+
+
+def make_engine(url: str) -> AsyncEngine:
+    """Of the database as it is. ValueError: it is of a kind that is not known."""
     engine = create_async_engine(_with_driver(url), pool_pre_ping=True, json_serializer=as_json)
     if engine.dialect.name == "sqlite":
         _as_a_server_needs(engine)
-    async with engine.connect() as connection:
-        await connection.run_sync(_migrate)
-        await connection.commit()
-    return Store(engine, clock)
+    return engine
 
 
 def _with_driver(url: str) -> URL:
@@ -90,13 +101,17 @@ def _with_driver(url: str) -> URL:
     return parsed.set(drivername=_DRIVERS[kind])
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Up to this revision; it is for the caller to commit. UnknownRevision."""
     if connection.dialect.name == "postgresql":  # of several copies that start at once, one migrates
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242018)")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        raise UnknownRevision(f"the database is of a newer release than this controller: {error}") from error
 
 
 def _as_a_server_needs(engine: AsyncEngine) -> None:

@@ -37,6 +37,8 @@ class Fleet(Table):
     """Grows when the controller finds that it was restored from a backup."""
     revision: Mapped[int] = mapped_column(default=0)
     """Grows with each change of any node's Desired document."""
+    watched_at: Mapped[float | None] = mapped_column(default=None)
+    """When a controller was there to hear nodes, to some seconds."""
 
 
 class Node(Table):
@@ -45,8 +47,9 @@ class Node(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    """Of one that is gone: with ~ and its id behind it, so that the name is free."""
     state: Mapped[str] = mapped_column(default="active")
-    """active, cloned, revoked, gone."""
+    """active, lost, cloned, revoked, gone."""
     labels: Mapped[dict[str, str]]
     joined_at: Mapped[float]
 
@@ -58,6 +61,10 @@ class Node(Table):
 
     # Reported
     seen_at: Mapped[float | None] = mapped_column(default=None)
+    due_at: Mapped[float | None] = mapped_column(default=None)
+    """When it is lost, if it was not heard before."""
+    stream: Mapped[str] = mapped_column(default="")
+    """Its newest stream of hints, which is open or was the last that was."""
     address: Mapped[str] = mapped_column(default="")
     boot: Mapped[str] = mapped_column(default="")
     former_boot: Mapped[str] = mapped_column(default="")

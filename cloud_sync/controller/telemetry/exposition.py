@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 
 from cloud_sync import __version__
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.fleet import state_of
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.tables import Fleet, Node
 from cloud_sync.controller.store.telemetry_tables import Behind
@@ -46,7 +45,7 @@ class Exposition:
             behind = {what: (count, alarms) for what, count, alarms in await session.execute(late)}
             epoch = (await session.get_one(Fleet, 1)).epoch
         now = self._store.now()
-        states = Counter(state_of(node, now, self._settings) for node in nodes)
+        states = Counter(node.state for node in nodes)
         here = [node for node in nodes if node.state not in NOT_COUNTED and node.seen_at is not None]
         shown = here[: self._settings.metrics_nodes]
         by_state = {state: states[state] for state in STATES}

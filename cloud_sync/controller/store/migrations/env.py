@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from alembic import context
 
-import cloud_sync.controller.store.telemetry_tables  # noqa: F401 - it adds to the metadata
 from cloud_sync.controller.store.tables import Table
 
 context.configure(
