@@ -40,7 +40,7 @@ MOST_AHEAD = 1000  # epochs: each restore of a backup begins one
 
 
 def is_credible(report: Report, epoch: int) -> bool:
-    """Whether some backup could explain its epoch. From one that is as high as can be no other could follow."""
+    """Whether some backup could explain its epoch: to the highest that there is, none could follow."""
     return report.epoch <= epoch + MOST_AHEAD
 
 

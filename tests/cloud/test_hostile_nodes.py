@@ -132,7 +132,8 @@ async def test_who_renews_while_another_machine_takes_its_place_is_left_with_not
 async def until_waiting(store: Store, count: int) -> None:
     """So many transactions wait for another one's locks."""
     asked = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     async with asyncio.timeout(30):
         while True:
