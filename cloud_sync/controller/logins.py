@@ -85,6 +85,7 @@ class Logins:
                 await session.execute(delete(RefreshToken).where(RefreshToken.family == row.family))
                 record(session, now, Actor(row.account, address), "login.reused", row.account)
             elif _is_good(row, account, now):
+                _role(account, asked)  # before the token is used up
                 row.used_at = now
                 fresh = await self._refresh_token(session, account, row.family)
         if account is None or not fresh:  # and committed
@@ -157,10 +158,7 @@ class Logins:
         return f"{id}.{secret}"
 
     def _grant(self, account: Account, refresh: str | None, asked: Asked) -> Granted:
-        role, wanted = tokens.role([account.role]), tokens.role([asked.scope])
-        if role is None or (wanted and tokens.lower(role, wanted) != wanted):
-            raise Refused("invalid_scope", f"this account has the role {role}")
-        role = wanted or role
+        role = _role(account, asked)
         life, now = self._settings.access_life_s, self._store.now()
         token = tokens.sign(
             self._signing,
@@ -173,6 +171,14 @@ class Logins:
             ver=account.version,
         )
         return Granted(token, life, role, refresh)
+
+
+def _role(account: Account, asked: Asked) -> Role:
+    """Refused: it is above the account's."""
+    role, wanted = tokens.role([account.role]), tokens.role([asked.scope])
+    if role is None or (wanted and tokens.lower(role, wanted) != wanted):
+        raise Refused("invalid_scope", f"this account has the role {role}")
+    return wanted or role
 
 
 def _parts(token: str) -> tuple[str, str]:

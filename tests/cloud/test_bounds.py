@@ -110,3 +110,11 @@ def test_a_report_that_was_long_on_its_way_changes_nothing(controller: Controlle
         assert report("boot-two", 1, "started again") == "started again"
         assert report("boot-one", 3, "sent as it was killed") == "started again"
         assert report("boot-two", 2, "on") == "on"
+
+
+@pytest.mark.parametrize(
+    "path", ["/config/history?before=99999999999999999999", "/nodes?after=%00", "/nodes/a%00/config"]
+)
+def test_what_no_database_could_look_for_is_refused(controller: Controller, path: str) -> None:
+    with controller.client() as client:
+        assert client.get(f"/api/v1{path}").status_code == 422

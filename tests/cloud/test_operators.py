@@ -264,3 +264,14 @@ def test_a_token_of_another_kind_or_key_is_refused(controller: Controller) -> No
         jwt.encode(claims, (controller.data_dir / "signing.key").read_bytes(), "ES256"),  # it never ends
     ):
         assert get(controller, token, "/me").status_code == 401
+
+
+def test_a_renewal_that_asks_for_too_much_is_refused_and_the_login_stays(
+    controller: Controller, user: Callable[..., str]
+) -> None:
+    login = {
+        "grant_type": "refresh_token",
+        "refresh_token": log_in(controller, user("sam")).json()["refresh_token"],
+    }
+    assert ask(controller, **login, scope="admin").json()["error"] == "invalid_scope"
+    assert ask(controller, **login).status_code == 200

@@ -28,7 +28,7 @@ def token(life: str, label: list[str], replace: str | None, json: bool) -> None:
 
 
 def nodes(json: bool) -> None:
-    rows = Client().get("/nodes")
+    rows = _all_nodes(Client())
     if json:
         return print_json(rows)
     heads = (
@@ -44,6 +44,14 @@ def nodes(json: bool) -> None:
         "LABELS",
     )
     table(heads, [_row(one, time.time()) for one in rows])
+
+
+def _all_nodes(client: Client) -> list[dict[str, Any]]:
+    """Of a fleet of any size, a page at a time."""
+    rows: list[dict[str, Any]] = []
+    while page := client.get("/nodes", after=rows[-1]["name"] if rows else ""):
+        rows += page
+    return rows
 
 
 def label(node: str, given: list[str]) -> None:

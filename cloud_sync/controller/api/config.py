@@ -40,7 +40,7 @@ def routes(controller: Controller) -> APIRouter:
     async def changes(
         actor: Viewer,
         selector: Annotated[str | None, Query(max_length=2000)] = None,
-        before: Annotated[int, Query(ge=0)] = 2**62,
+        before: Annotated[int, Query(ge=0, le=2**62)] = 2**62,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[Change]:
         """What was changed of the layers, the newest first, older than the change `before`."""

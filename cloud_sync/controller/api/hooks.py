@@ -18,7 +18,7 @@ HookId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,16}$")]
 
 
 class NewHook(BaseModel):
-    url: Annotated[str, Field(max_length=2000)]
+    url: Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
     kinds: Annotated[list[Kind], Field(max_length=50)] = []
     """Of events; none: all."""
     secret: Annotated[str, Field(max_length=200)] | None = None

@@ -45,7 +45,7 @@ def routes(controller: Controller) -> APIRouter:
     @router.get("/nodes")
     async def nodes(
         actor: Viewer,
-        after: Annotated[str, Query(max_length=64)] = "",
+        after: Annotated[str, Query(max_length=64, pattern=r"^[^\x00]*$")] = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     ) -> list[NodeRow]:
         """Nodes by name, from the one after `after` on."""

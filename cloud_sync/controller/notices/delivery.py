@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import structlog
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_sync.controller.notices import webhook
@@ -21,6 +21,9 @@ from cloud_sync.controller.store.telemetry_tables import FleetEvent
 LOOK_S = 1.0
 HELD_S = 60.0  # longer than any delivery takes
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
+SKEW_S = (
+    60.0  # between copies of the controller; what is later than any pause was before a clock was set back
+)
 MOST = 100  # events in one turn
 log = structlog.get_logger()
 
@@ -69,7 +72,9 @@ class Delivery:
     async def _due(self) -> Sequence[Hook]:
         """Receivers for whom there is something, and whom this copy may tell it."""
         waits = select(FleetEvent.id).where(FleetEvent.id > Hook.sent).exists()
-        asked = select(Hook).where(Hook.url != "", Hook.due_at <= self._store.now(), waits)
+        now = self._store.now()
+        due = or_(Hook.due_at <= now, Hook.due_at > now + LONGEST_PAUSE_S + SKEW_S)
+        asked = select(Hook).where(Hook.url != "", due, waits)
         async with self._store.read() as session:
             return (await session.scalars(asked)).all()
 
