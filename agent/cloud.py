@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import structlog
 
-from agent import __version__
-from agent import log as logs
+from agent import __version__, in_force
 from agent.config import Settings
+from agent.in_force import Rooms
 from agent.recorder import Recorder
 from agent.serving import Serving
 from agent.telemetry import Telemetry
-from cloud_sync.host import Facts
+from cloud_sync import twin_file
+from cloud_sync.host import Address, Facts
 from cloud_sync.link import Link
-from cloud_sync.membership import Membership, NotJoined
+from cloud_sync.membership import Damaged, Membership, NotJoined
 from cloud_sync.messages import Item, ModelReport
-from cloud_sync.settings import DesiredSettings
 
-TELEMETRY = {"telemetry_quota_mb", "telemetry_bytes_per_s", "telemetry_period_s"}
-LIVE = frozenset(
-    {"log_level", "heartbeat_s", "log_excerpts", "prompt_samples", "redact_patterns"} | TELEMETRY
-)
 AGAIN_S = 5.0  # how soon the link begins again where it failed
 log = structlog.get_logger()
 
 
-class Agent(Protocol):
-    """What of the node is to be told, and asked."""
+class Agent(Rooms, Protocol):
+    """What of the node is to be told, asked and changed."""
 
-    serving: Serving
-    telemetry: Telemetry
-    doors: dict[str, str]
+    @property
+    def telemetry(self) -> Telemetry: ...
+    @property
+    def doors(self) -> dict[str, str]: ...
 
+    @property
+    def serving(self) -> Serving: ...
     def restart(self) -> None: ...
 
 
@@ -44,12 +44,17 @@ class Cloud:
         self._began = time.monotonic()
         self._link: Link | None = None
         self._fleet: dict[str, str] = {}
+        self._trouble = ""
         self.doors = agent.doors
         self._recorder = Recorder(settings, agent.telemetry, self)
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
-        return {**self._fleet, "link": self._link.says} if self._link else None
+        if self._link is None and not self._trouble:
+            return None
+        there = {"url": self._settings.cloud_url or self._fleet["url"]} if self._fleet else {}
+        says = self._trouble or (self._link.says if self._link else "")
+        return {**self._fleet, **there, "link": says}
 
     def telemetry(self) -> dict[str, Any] | None:
         """For `/status`: what waits for the controller; None: nothing is kept."""
@@ -60,8 +65,8 @@ class Cloud:
         while True:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
-                self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
-                self._link = Link(membership, self, self._recorder.drain)
+                self._fleet = {"url": membership.fleet.shown, "name": membership.fleet.name}
+                self._link, self._trouble = Link(membership, self, self._recorder.drain), ""
                 async with asyncio.TaskGroup() as group:
                     recording = group.create_task(self._recorder.run())
                     await self._link.run()
@@ -70,10 +75,19 @@ class Cloud:
                 self._link = None
                 self._recorder.forget()
             except NotJoined:
+                self._link, self._trouble = None, ""
                 self._recorder.forget()
-            except Exception:  # ours: it must cost no more than the link
+            except Damaged as error:
+                self._failed(str(error))
+            except Exception as error:  # ours: it must cost no more than the link
                 log.exception("the link failed", again_in_s=AGAIN_S)
+                self._failed(f"it failed: {error}")
             await asyncio.sleep(AGAIN_S)
+
+    def _failed(self, why: str) -> None:
+        if why != self._trouble:
+            log.error("no link to the controller", reason=why)
+        self._trouble = why
 
     # What the link asks: cloud_sync.host.Host.
 
@@ -95,32 +109,42 @@ class Cloud:
         ]
         return Facts(__version__, time.monotonic() - self._began, models)
 
-    async def apply(self, settings: dict[str, Any]) -> dict[str, Item]:
-        """A setting that was taken away becomes what it is without the cloud."""
-        try:
-            wanted = await asyncio.to_thread(self._settings.anew)
-        except (ValueError, OSError) as error:
-            return {name: Item(state="failed", reason=str(error)[:1000]) for name in settings}
-        items = {name: self._become(name, wanted) for name in settings}
-        for name in DesiredSettings.model_fields.keys() & Settings.model_fields.keys() - settings.keys():
-            if getattr(wanted, name) != getattr(self._settings, name):
-                items[name] = self._become(name, wanted)
-        return items
+    def address(self) -> Address:
+        return Address(self._settings.cloud_url, self._settings.cloud_proxy)
+
+    def watched(self, names: set[str]) -> list[str]:
+        return sorted(part for part in in_force.parts(names) if not self.trouble(part))
+
+    def trouble(self, part: str) -> str:
+        return self._agent.trouble(part)
+
+    def trial_s(self) -> float:
+        return self._settings.trial_s
+
+    def apply(self, settings: dict[str, Any]) -> AsyncIterator[dict[str, Item]]:
+        return in_force.take(settings, self._agent)
 
     def restart(self) -> None:
-        log.info("starting again, for settings that need it")
         self._agent.restart()
 
-    def _become(self, name: str, wanted: Settings) -> Item:
-        if name not in Settings.model_fields:  # of the link itself
-            return Item(state="applied")
-        if over := wanted.overrides(name):
-            return Item(state="overridden", reason=f"the node's own: {over}")
-        if getattr(self._settings, name) == getattr(wanted, name):
-            return Item(state="applied")
-        if name not in LIVE:
-            return Item(state="needs_restart")
-        setattr(self._settings, name, getattr(wanted, name))
-        if name == "log_level":
-            logs.configure(self._settings.log_level, self._settings.log_format)
-        return Item(state="applied")
+    # What the node asks.
+
+    def reconnect(self) -> None:
+        """To the controller, as the settings say now."""
+        if self._link:
+            self._link.reconnect()
+
+
+def at_start(settings: Settings) -> Settings:
+    """Count the start, before a document on trial is tried: the settings, without it if it was taken back.
+
+    While no other agent has this data folder. Waits on the disk.
+    """
+    if not settings.cloud_dir.is_dir():
+        return settings
+    try:
+        back = twin_file.begin(settings.cloud_dir)
+    except OSError as error:
+        log.error("the start cannot be counted", error=str(error))
+        return settings
+    return settings.anew() if back else settings

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,14 +21,18 @@ from pydantic_settings import (
 
 from agent.config_access import ApiKey, JwtSettings, Name, RateLimit
 from agent.config_sources import DesiredSource, FileSource, default_data_dir, default_node
-from agent.duration import Duration
 from agent.model_settings import ModelName, ModelSettings, meant
+from cloud_sync.addresses import broker_url, controller_url, proxy_url
+from cloud_sync.duration import Duration
 from cloud_sync.settings import RedactPatterns
 from models.address import without_secrets
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CONFIG_FILE = Path("/etc/autoglm/agent.toml")
 BESIDE = re.compile(r"AUTOGLM_(CONFIG|API_KEY|CLOUD_.*)")  # variables that are no settings here
+
+
+BrokerUrl = Annotated[str | None, AfterValidator(broker_url)]
 
 
 class Settings(JwtSettings, BaseSettings):
@@ -42,6 +47,7 @@ class Settings(JwtSettings, BaseSettings):
     )
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _of: dict[str, Settings] = PrivateAttr(default_factory=dict)  # by Model
 
     def __init__(self, **given: Any) -> None:
         """`given`, on the command line for instance, is over all else."""
@@ -105,7 +111,7 @@ class Settings(JwtSettings, BaseSettings):
     anonymous_limit: RateLimit = RateLimit()  # who may enter by a JWT: see JwtSettings
 
     # MQTT
-    mqtt_url: str | None = None  # mqtt://user:password@host:port, mqtts://..., embedded
+    mqtt_url: BrokerUrl = None  # mqtt://user:password@host:port, mqtts://..., embedded
     mqtt_version: Literal["5", "3.1.1"] = "5"
     mqtt_username: str | None = None  # these two over what the URL says
     mqtt_password: SecretStr | None = None
@@ -115,6 +121,11 @@ class Settings(JwtSettings, BaseSettings):
     mqtt_sender_limit: RateLimit = RateLimit()
     results_keep_s: float = Field(default=7 * 86400, gt=0)  # how long a result is kept for repeats
     embedded_port: int = Field(default=1883, ge=1, le=65534)  # MQTT 3.1.1; MQTT 5 is on the next one
+
+    # The fleet
+    cloud_url: Annotated[str | None, AfterValidator(controller_url)] = None  # None: where it joined
+    cloud_proxy: Annotated[str | None, AfterValidator(proxy_url)] = None  # None: as the environment says
+    trial_s: float = Field(default=120, ge=1)  # how long what the cloud sets may take to be well
 
     # What the cloud is told of this node, once it is one of a fleet
     telemetry_quota_mb: int = Field(default=50, ge=5, le=100_000)  # of disk, for what waits
@@ -147,24 +158,6 @@ class Settings(JwtSettings, BaseSettings):
         if isinstance(value, str) and value != "none" and not value.strip().isdecimal():
             raise ValueError("must be a port, or 'none'")
         return None if value == "none" else value
-
-    @field_validator("mqtt_url")
-    @classmethod
-    def _mqtt_url_is_known(cls, value: str | None) -> str | None:
-        if value in (None, "", "none"):
-            return None
-        if value == "embedded":
-            return value
-        parts = urlsplit(value)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise ValueError("must be mqtt://host:port, mqtts://host:port, 'embedded' or 'none'")
-        try:
-            wrong = parts.port == 0
-        except ValueError:  # its text has what may be a piece of a password
-            wrong = True
-        if wrong:
-            raise ValueError("has no port from 1 to 65535 (in a password, / and @ are written %2F and %40)")
-        return value
 
     @classmethod
     def settings_customise_sources(
@@ -208,15 +201,31 @@ class Settings(JwtSettings, BaseSettings):
         return self.models.get(model, ModelSettings())
 
     def of(self, model: str) -> Settings:
-        """The settings as they are for this Model: its own over the node's."""
-        return self.model_copy(update=self.own(model).over(type(self).model_fields))
+        """The settings as they are for this Model: its own over the node's. One object, which follows."""
+        if model not in self._of:
+            self._of[model] = self.model_copy()
+            self._follow(model)
+        return self._of[model]
+
+    def become(self, wanted: Settings, names: Iterable[str]) -> None:
+        """Take these settings over, for all who hold this object or one of its Models'."""
+        for name in names:
+            setattr(self, name, getattr(wanted, name))
+        for model in self._of:
+            self._follow(model)
+
+    def _follow(self, model: str) -> None:
+        own = self.own(model).over(type(self).model_fields)
+        for name in type(self).model_fields:
+            setattr(self._of[model], name, own.get(name, getattr(self, name)))
 
     def public(self) -> dict[str, Any]:
         """The settings in force by name, fit for `/status`: no secret in it."""
         shown = self.model_dump(mode="json", exclude={"api_keys", "mqtt_password"})
-        if self.mqtt_url and "@" in self.mqtt_url:
-            parts = urlsplit(self.mqtt_url)
-            shown["mqtt_url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+        for name in ("mqtt_url", "cloud_proxy"):
+            parts = urlsplit(shown[name] or "")
+            if "@" in parts.netloc:
+                shown[name] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
         shown["model"] = without_secrets(self.model)
         shown["api_keys"] = [key.name for key in self.api_keys]
         shown["models"] = {

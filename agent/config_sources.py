@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    TomlConfigSettingsSource,
+)
 
 from agent.model_settings import meant
 from cloud_sync import twin_file
+from cloud_sync.settings import sorted_out
 
 
 class DesiredSource(PydanticBaseSettingsSource):
@@ -27,14 +33,15 @@ class DesiredSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         folder = self.current_state.get("data_dir") or self._file().get("data_dir") or default_data_dir()
-        found = twin_file.settings_in_force(Path(folder) / "cloud")
-        return {name: value for name, value in found.items() if name in self.settings_cls.model_fields}
+        found, _ = sorted_out(twin_file.settings_in_force(Path(folder) / "cloud"))
+        own = {name: value for name, value in found.items() if name in self.settings_cls.model_fields}
+        return InitSettingsSource(self.settings_cls, own)()  # by the keys that all sources have
 
 
 class FileSource(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
         given = super().__call__()
-        if unknown := sorted(given.keys() - self.settings_cls.model_fields.keys()):
+        if unknown := sorted(self.toml_data.keys() - self.settings_cls.model_fields.keys()):
             raise ValueError(
                 f"there is no setting `{unknown[0]}`{meant(unknown[0], self.settings_cls.model_fields)}"
             )

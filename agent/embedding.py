@@ -131,7 +131,7 @@ class OfTensors:
             made, counted = (await ticket.only()).tensors
             counts = array("q", counted.data)
             self._check(counts, len(vectors))
-            parts = split(made.data, len(counts))
+            parts = split(bytes(made.data), len(counts))
             vectors += parts if self.pipeline.normalise else map(unit, parts)
             tokens += sum(counts)
         return Embedded(tuple(vectors), tokens)

@@ -32,13 +32,11 @@ class Excerpts(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """May be called by any thread; `Handler.handle` lets in one at a time."""
-        line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        event = self._clean(line.get("event"))
-        self.settle()
-        known = event if event in self._seen or len(self._seen) < EVENTS else "others"
-        self._seen[known] = self._seen.get(known, 0) + 1
-        if self._seen[known] <= OF_ONE:
-            self._journal.log(record.levelname.lower(), {"event": event, **self._fields(line, record)})
+        try:
+            line = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+            self._take(line, record)
+        except Exception:  # noqa: BLE001 - as all of logging's handlers: who logs is not disturbed
+            self.handleError(record)
 
     def settle(self) -> None:
         """At a window's end, say how many lines were left out. Called often."""
@@ -51,17 +49,25 @@ class Excerpts(logging.Handler):
             self.release()
         for event, count in seen.items():
             if count > OF_ONE:
-                self._journal.log("warning", {"event": event, "left_out": count - OF_ONE})
+                self._journal.log("warning", {"event": self._clean(event), "left_out": count - OF_ONE})
 
-    def _fields(self, line: dict[str, Any], record: logging.LogRecord) -> dict[str, Any]:
-        told = {
+    def _take(self, line: dict[str, Any], record: logging.LogRecord) -> None:
+        event = str(line.get("event"))[: 4 * CHARACTERS]
+        self.settle()
+        known = event if event in self._seen or len(self._seen) < EVENTS else "others"
+        self._seen[known] = self._seen.get(known, 0) + 1
+        if self._seen[known] <= OF_ONE:
+            self._journal.log(record.levelname.lower(), self._told(event, line, record))
+
+    def _told(self, event: str, line: dict[str, Any], record: logging.LogRecord) -> dict[str, Any]:
+        fields = {
             name: value if isinstance(value, bool | int | None) else self._clean(value)
             for name, value in list(line.items())[:FIELDS]
             if name not in OWN and not SECRET.search(name)
         }
         if error := _error(line, record):
-            told["error"] = self._clean(error)
-        return {"logger": record.name, **told}
+            fields["error"] = self._clean(error)
+        return {"event": self._clean(event), "logger": record.name, **fields}
 
     def _clean(self, value: Any) -> str:
         return self.redaction.clean(str(value)[: 4 * CHARACTERS])[:CHARACTERS]

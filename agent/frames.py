@@ -50,13 +50,17 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Infer(msgspec.Struct, frozen=True, tag=True):
-    """Agent to Worker: begin an Inference. `deadline` as in Start."""
+    """Agent to Worker: begin an Inference. `deadline` as in Start.
+
+    `lent`: where each input's bytes begin and end in the memory that is lent; none: they are here.
+    """
 
     id: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...]
     priority: int
     deadline: float | None
+    lent: tuple[tuple[int, int], ...] = ()
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):
@@ -72,9 +76,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class TensorsReady(msgspec.Struct, frozen=True, tag=True):
-    """Worker to agent: loaded and warm, an Engine of tensors."""
+    """Worker to agent: loaded and warm, an Engine of tensors. `borrows`: it reads lent memory too."""
 
     info: TensorInfo
+    borrows: bool = False
 
 
 class Broken(msgspec.Struct, frozen=True, tag=True):
@@ -132,7 +137,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
 class Ran(msgspec.Struct, frozen=True, tag=True):
     """Worker to agent, after each batch and at least each half second: the loop lives, and what was run.
 
-    `rows` and `seconds` are of this batch; 0 rows: nothing was run.
+    `rows` and `seconds` are of this batch; 0 rows: nothing was run. `read`: where parts of lent memory begin
+    that the Worker looks at no more.
     """
 
     answered: list[Answered] = []
@@ -140,6 +146,7 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
     seconds: float = 0.0
     waiting: int = 0
     trouble: str = ""  # as in Beat
+    read: list[int] = []
 
     @property
     def fruitful(self) -> bool:

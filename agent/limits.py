@@ -21,6 +21,7 @@ class Limits:
         self._settings = settings
         self._buckets: dict[str, _Buckets] = {}
         self._senders: dict[str, _Shared] = {}
+        self._made_for = self._set()
 
     def check(self, sender: str, count: int, tokens: float, now: float) -> None:
         """So many requests of together about so many tokens. Raises RateLimited with the seconds to wait."""
@@ -38,7 +39,14 @@ class Limits:
         for _, buckets in self._of(sender, now):
             buckets.take(0, used - estimated, now)
 
+    def _set(self) -> tuple[RateLimit, ...]:
+        """The limits as they are now: other ones may come from the cloud."""
+        here = self._settings
+        return here.anonymous_limit, here.mqtt_sender_limit, here.jwt_limit, here.jwt_tenant_limit
+
     def _of(self, sender: str, now: float) -> _Shared:
+        if (limits := self._set()) != self._made_for:
+            self._made_for, self._buckets, self._senders = limits, {}, {}
         found = self._senders.get(sender)
         if found is None:
             if len(self._senders) >= MANY:

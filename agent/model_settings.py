@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from agent.duration import Duration
+from cloud_sync.duration import Duration
 from models.manifest import NAME
 
 TRITONS = {"preferred_batch_size": "opt_batch_size", "max_queue_delay_microseconds": "delay_ms"}
 """Triton's names of two settings, and ours."""
 
+Percent = Annotated[float, Field(ge=0, le=100)]
 ModelName = Annotated[str, StringConstraints(pattern=NAME)]
 
 
@@ -29,6 +30,7 @@ class ModelSettings(BaseModel):
     cpu_share: float = Field(default=1.0, gt=0, le=1000)  # of the CPU, beside other busy models' shares
     threads: int | None = Field(default=None, ge=1)  # of all its runs together
     gpu_layers: int | None = Field(default=None, ge=-1)
+    weights: dict[str, Percent] | None = None  # of Versions beside the stable one: percent of the traffic
 
     # Text
     max_batch_size: int | None = Field(default=None, ge=1, le=256)

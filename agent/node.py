@@ -15,13 +15,14 @@ from agent import __version__, gpu, log, systemd
 from agent.access import Access
 from agent.arrivals import Arrivals
 from agent.canaries import Trial
-from agent.cloud import Cloud
+from agent.cloud import Cloud, at_start
 from agent.config import Settings
 from agent.data_dir import only_one
-from agent.doors import plugins
+from agent.doors.plugins import Doors
 from agent.jwt_access import JwtAccess
 from agent.memory import Memory
 from agent.pulls import Report
+from agent.reload import Reload
 from agent.residents import Residents
 from agent.serving import Serving
 from agent.telemetry import Telemetry
@@ -31,6 +32,8 @@ from models.manifest import Manifest
 from models.shelf import Shelf
 
 logger = structlog.get_logger()
+
+RESTART_S = 60.0  # how long a quiet moment is waited for
 
 
 class Node:
@@ -47,7 +50,8 @@ class Node:
             settings, self.serving, self.shelf, self.telemetry, self.templates, Memory(gpu.find()), report
         )
         self._arrivals = Arrivals(settings, self.shelf, self.residents)
-        self.restarts = False  # ends only to start again
+        self._doors = Doors(self)
+        self.restarts = asyncio.Event()  # it ends only to start again
         self.doors: dict[str, str] = {}  # what a door says of itself, for `/status`
         self._cloud = Cloud(settings, self)
         self.listening = asyncio.Event()  # the HTTP door does
@@ -102,10 +106,33 @@ class Node:
         """Canaries go: which."""
         return await self.residents.canaries.abort(name)
 
+    # What other settings ask of it: in_force.Rooms.
+
+    @property
+    def reload(self) -> Reload:
+        return self.residents.reload
+
+    def reopen(self, door: str) -> None:
+        """With the settings as they are now."""
+        self._doors.restart(door)
+
+    def reconnect(self) -> None:
+        """To the controller, as the settings say now."""
+        self._cloud.reconnect()
+
+    def trouble(self, part: str) -> str:
+        """Why `models` or `mqtt` is not well; "" where it is."""
+        if part == "mqtt":
+            says = self.doors.get("mqtt", "it is not connected yet")
+            return "" if self.settings.mqtt_url is None or says == "connected" else f"mqtt: {says}"
+        default = self.serving.find("")
+        if default and default.remote:  # what another server does says nothing of our settings
+            return ""
+        return self.serving.ready()[1]
+
     def restart(self) -> None:
-        """Let running answers end, then end, to start again with other settings."""
-        self.restarts = True
-        self._stop.set()
+        """End at a quiet moment, only to start again with other settings. Returns at once."""
+        self.restarts.set()
 
     def stop(self) -> None:
         """Once: let running answers end first. Twice: end now."""
@@ -127,10 +154,11 @@ class Node:
                         self.serving.shadow.run(),
                         self._tell_systemd(),
                         self._watchdog(),
-                        plugins.serve(self),
+                        self._doors.serve(),
                         self._cloud.run(),
                         self.access.run(),
                         self.templates.start(),
+                        self._restart(),
                     )
                 ]
                 await self._stop.wait()
@@ -141,10 +169,19 @@ class Node:
             await self.templates.close()
         logger.info("stopped")
 
+    async def _restart(self) -> None:
+        await self.restarts.wait()
+        told = "starting again at a quiet moment, for settings that need it"
+        logger.info(told, within_s=RESTART_S)
+        until = time.monotonic() + RESTART_S
+        while self.serving.busy() and time.monotonic() < until:  # noqa: ASYNC110 - it is busy in many ways
+            await asyncio.sleep(0.05)
+        self._stop.set()
+
     async def _close(self) -> None:
         """In order: nothing new comes in, what runs may end, the Worker goes."""
-        self.telemetry.journal.event("stop", to_restart=self.restarts)
-        if not self.restarts:
+        self.telemetry.journal.event("stop", to_restart=self.restarts.is_set())
+        if not self.restarts.is_set():
             systemd.notify("STOPPING=1")
         self.serving.close()
         if running := self.serving.status()["running"]:
@@ -195,10 +232,11 @@ def _tokens(settings: Settings, telemetry: Telemetry) -> JwtAccess | None:
 
 async def run(settings: Settings, report: Report | None = None) -> bool:
     """Serve until SIGTERM or SIGINT: whether to start again. `report` hears of the first pull's progress."""
-    log.configure(settings.log_level, settings.log_format)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each caller is a file, and so is a Worker
     with only_one(settings.data_dir):
+        settings = await asyncio.to_thread(at_start, settings)
+        log.configure(settings.log_level, settings.log_format)
         node = Node(settings, report)
         await node.run()
-        return node.restarts
+        return node.restarts.is_set()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from agent import device
 from agent.config import Settings
@@ -19,6 +20,12 @@ from agent.telemetry import ModelTelemetry
 from agent.tensor_lane import TensorLane
 from agent.text_lane import TextLane
 
+ASKED = ("max_batch_size", "threads", "gpu_layers", "worker_deadline_s", "load_deadline_s")
+OF_TEXT = ("context", "kv_type", "flash_attention", "step_target_ms", "prefill_piece")
+OF_TENSORS = ("opt_batch_size", "delay_ms")
+OWN = ("instances", "cpu_share")
+OWN_OF_TENSORS = ("cap", "runners", "lone_threads")
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -28,17 +35,29 @@ class Prepared:
     launch: Launch
     need: Space  # that each of its Workers takes, predicted
     to_embed: Space = Space()  # noqa: RUF009 - frozen; more of it, once a model that generates text embeds
+    asked: tuple[Any, ...] = ()  # see `asked`
+
+
+def asked(settings: Settings, offered: Offered) -> tuple[Any, ...]:
+    """What is set of a Version's Workers: where it is another, they are to be started anew."""
+    here, own = settings.of(offered.name), settings.own(offered.name)
+    theirs = (OF_TENSORS, OWN_OF_TENSORS) if offered.makes_tensors else (OF_TEXT, ())
+    return (
+        *(getattr(here, name) for name in (*ASKED, *theirs[0])),
+        *(getattr(own, name) for name in (*OWN, *theirs[1])),
+    )
 
 
 async def prepared(settings: Settings, offered: Offered, memory: Memory) -> Prepared:
     """All that can be found out of a Version while others serve on."""
+    wanted = asked(settings, offered)
     chosen = await device.engine_settings(settings, offered, memory)
     engine = offered.engine(settings.engine)
     chosen["cpu_share"] = settings.own(offered.name).cpu_share
     launch = Launch(offered.name, offered.version, engine, offered.path, chosen)
     more = memory.to_embed(offered, chosen)
     chosen["embed_need"] = more.machine
-    return Prepared(offered, launch, memory.need(offered, chosen), more)
+    return Prepared(offered, launch, memory.need(offered, chosen), more, wanted)
 
 
 class Replica:

@@ -104,7 +104,9 @@ class Resident:
         return await self._start(self.route.stable, new)
 
     async def swap(self, new: Prepared, *, beside: bool) -> None:
-        """Another Version in place of the stable one, loaded `beside` it, or after it where memory is short.
+        """Another Version in place of the stable one, or that one with other settings.
+
+        It is loaded `beside` the former, or after it where memory is short.
 
         ModelError, and the former one serves on, where the new one does not load.
         """
@@ -119,10 +121,33 @@ class Resident:
             if not beside:
                 log.warning("nobody was served", model=self.model, for_s=round(time.monotonic() - began, 1))
             return self._switch(live)
+        why = live.ready()[1]
         await self._drop(live)
         if not beside:
             await self._start(former, self._prepared[former])
-        raise ModelError(f"version {new.offered.version} does not load; the former one serves on")
+        raise ModelError(f"version {new.offered.version} does not load ({why}); the former one serves on")
+
+    def keep(self, seconds: float) -> None:
+        """As it is set from now on."""
+        if seconds != self._keep_alive:
+            self.keep_alive = self._keep_alive = seconds
+
+    def plan_workers(self, count: int) -> None:
+        """So many of the stable Version, from its next load on."""
+        self.instances = count
+        if not self.loaded and len(self.route.stable.lanes) > count:
+            self._switch(self._new(self.route.model))
+
+    def is_asked(self, live: Live, wanted: tuple[object, ...]) -> bool:
+        """Whether a Version's Workers, where it has some, are as they are to be."""
+        new = self._prepared.get(live)
+        return new is None or new.asked == wanted
+
+    async def reload_canary(self, live: Live, new: Prepared) -> None:
+        """With other settings; the stable Version answers meanwhile. ModelError: it is at rest."""
+        del self._prepared[live]
+        await self._unload(live, "its settings changed")
+        await self.load_canary(live, new)
 
     async def unload(self) -> None:
         """Drain, then stop all Workers. A Request that comes meanwhile waits, and loads them again."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
@@ -16,6 +14,7 @@ from agent.errors import Conflict, Unavailable
 from agent.memory import Memory
 from agent.offered import Offered
 from agent.pulls import Report, first
+from agent.reload import Reload, replace
 from agent.replica import Prepared, Replica, prepared
 from agent.replicas import Elsewhere, Replicas
 from agent.resident import Resident, describe
@@ -56,9 +55,10 @@ class Residents:
             shelf,
             self._changes.whole,
             self._resident,
-            self._ready_beside,
+            self.ready_beside,
         )
         self._all: dict[str, Resident] = {}  # by Model
+        self.reload = Reload(settings, serving, shelf, self._changes, memory, self)
         self._coming: set[str] = set()  # Models that are about to be loaded because somebody asks
         self._group: asyncio.TaskGroup | None = None
         self.settled = asyncio.Event()  # the first load has ended, well or badly
@@ -69,11 +69,17 @@ class Residents:
             self._group = group
             self._changes.begin(group)
             group.create_task(self._load_pinned())
-            await self._begin()
-            self.settled.set()
+            group.create_task(self._begin())
             while True:
                 await asyncio.sleep(LOOK_S)
                 await self._unload_idle()
+
+    def all(self) -> list[Resident]:
+        return list(self._all.values())
+
+    def use(self, resident: Resident) -> None:
+        """As if somebody asked for it: it is loaded, where it is not."""
+        self._used(resident.route.stable.lanes[0], None)
 
     def alive(self, within_s: float) -> bool:
         """Whether all supervisors made progress lately."""
@@ -140,6 +146,10 @@ class Residents:
     # The first Model.
 
     async def _begin(self) -> None:
+        await self._load_first()
+        self.settled.set()
+
+    async def _load_first(self) -> None:
         def waits(why: str, lasts: bool) -> None:
             self._serving.hold(why)
             if lasts:
@@ -189,7 +199,8 @@ class Residents:
         await self._offer_shelf()
         await self.settled.wait()
         for resident in [one for one in self._all.values() if one.pinned]:
-            self._used(resident.route.stable.lanes[0], None)
+            self.use(resident)
+        await self.reload.weigh_at_start()
 
     async def _offer(self, version: Version) -> tuple[Resident, Offered]:
         """Let this Version answer for its Model from the next load on. Raises BadFile, OSError."""
@@ -226,7 +237,7 @@ class Residents:
             resident.keep_alive = keep_alive
         if resident.rests(lane) and resident.model not in self._coming:
             self._coming.add(resident.model)
-            self._go(self._load_for_use(resident))
+            self._tasks().create_task(self._load_for_use(resident))
 
     async def _load_for_use(self, resident: Resident) -> None:
         why = "see the agent's log"
@@ -262,16 +273,11 @@ class Residents:
         elif resident.route.find(version.version) in resident.route.canaries:
             await self.canaries.make_stable(resident, version.version)
         elif resident.loaded.offered.version != version.version:
-            instead = resident.loaded.need * len(resident.route.stable.lanes)
-            workers = resident.instances
-            room = await make_room(
-                new, self._memory, self._all.values(), workers=workers, beside=resident, instead=instead
-            )
-            await resident.swap(new, beside=room)
+            await replace(resident, new, self._memory, self._all.values())
             await self.canaries.keep(resident)
         await self.canaries.load(resident)
 
-    async def _ready_beside(self, resident: Resident, offered: Offered) -> Prepared:
+    async def ready_beside(self, resident: Resident, offered: Offered) -> Prepared:
         """A canary, beside its Model's stable Version. NoMemory."""
         new = await prepared(self._settings, offered, self._memory)
         await make_room(new, self._memory, self._all.values(), beside=resident)
@@ -283,9 +289,6 @@ class Residents:
                 if resident.is_over(time.monotonic()):
                     log.info("unloaded: nobody used it", model=resident.model, for_s=resident.keep_alive)
                     await resident.unload()
-
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks().create_task(work)
 
     def _tasks(self) -> asyncio.TaskGroup:
         if self._group is None:

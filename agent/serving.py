@@ -33,7 +33,7 @@ class Serving:
         self._default: Route | None = None  # where no Model is named
         self._held = "no model is loaded yet"  # why there is no default
         self._closed = False
-        self.shadow = Shadow(telemetry, self._busy)
+        self.shadow = Shadow(telemetry, self.busy)
         self.whole = False  # all that is on the shelf is offered
 
     # What doors call.
@@ -167,6 +167,16 @@ class Serving:
         """Wait, so long at most, until no Worker has a Request."""
         await asyncio.gather(*(lane.drain(seconds) for lane in self._lanes()))
 
+    def busy(self) -> bool:
+        """Whether anybody but shadows has something to do."""
+        return any(
+            lane.load
+            for route in self._routes.values()
+            for live in route.live
+            if not live.shadow
+            for lane in live.lanes
+        )
+
     def _admit(self, requests: list[Request]) -> list[TextTicket]:
         first = requests[0]
         route = self._route(first.model, [request.id for request in requests])
@@ -224,16 +234,6 @@ class Serving:
 
     def _sorted(self) -> list[Route]:
         return sorted(self._routes.values(), key=lambda route: (route is not self._default, route.model.name))
-
-    def _busy(self) -> bool:
-        """Whether anybody but shadows has something to do."""
-        return any(
-            lane.load
-            for route in self._routes.values()
-            for live in route.live
-            if not live.shadow
-            for lane in live.lanes
-        )
 
     def _unknown(self, name: str) -> AgentError:
         if self._default is None:  # it may be the one that is still to come

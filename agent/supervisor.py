@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,19 +21,8 @@ from typing import Any, Protocol
 import structlog
 
 from agent.crash import CrashFile, epitaph
-from agent.frames import (
-    Beat,
-    Broken,
-    Loading,
-    Ran,
-    Reader,
-    Ready,
-    Stop,
-    TensorsReady,
-    ToAgent,
-    ToWorker,
-    encode_onto,
-)
+from agent.frames import Beat, Broken, Loading, Ran, Reader, Ready, Stop, TensorsReady, ToAgent, ToWorker
+from agent.line import Line
 from agent.telemetry import ModelTelemetry
 
 log = structlog.get_logger()
@@ -89,8 +77,7 @@ class Supervisor:
     deaths: int = 0  # in a row
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # the first load has ended, well or badly
     progressed: float = field(default_factory=time.monotonic)  # when this loop last did something
-    _link: socket.socket | None = None
-    _outgoing: bytearray = field(default_factory=bytearray)
+    _line: Line | None = None
     _trace: dict[str, str] = field(default_factory=dict)  # where the last life crashed, if it did
     _process: asyncio.subprocess.Process | None = None
     _silent: bool = True  # nothing was heard since this was set
@@ -153,12 +140,8 @@ class Supervisor:
 
     def send(self, frame: ToWorker) -> None:
         """To the Worker, never blocking; dropped when there is none (serving hears `worker_lost`)."""
-        if self._link is None:
-            return
-        first = not self._outgoing
-        encode_onto(self._outgoing, frame)
-        if first:  # with what else this turn of the loop brings: one call, and the Worker wakes once
-            asyncio.get_running_loop().call_soon(self._flush)
+        if self._line is not None:
+            self._line.send(frame)
 
     async def _life(self) -> str:
         """One Worker from start to end: why it ended."""
@@ -166,11 +149,11 @@ class Supervisor:
         self._enter(State.LOADING, f"the model is loading{again}")
         self.share = 0.0
         began = time.monotonic()
-        async with self._spawned() as link:
+        async with self._spawned() as line:
             if self._stopping:  # while it was being started
                 return "stopped"
             ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            self._listen(link, began, ended)
+            self._listen(line, began, ended)
             waited = 0.0
             while not ended.done():
                 limit = self.deadlines.silent_s if self.state is State.READY else self.deadlines.load_s
@@ -182,27 +165,27 @@ class Supervisor:
                 waited = waited + slice_s if self._silent else 0.0
             return ended.result() or await self._epitaph()
 
-    def _listen(self, link: socket.socket, began: float, ended: asyncio.Future[str]) -> None:
+    def _listen(self, line: Line, began: float, ended: asyncio.Future[str]) -> None:
         """Take in what the Worker says, as it comes. `ended`: why its life has, "" for the process's end."""
         loop, reader = asyncio.get_running_loop(), Reader(ToAgent)
 
         def read() -> None:
             try:
-                reason = self._read(link, reader, began)
+                reason = self._read(line, reader, began)
             except Exception as error:  # noqa: BLE001 - whoever awaits it tells
                 ended.set_exception(error)
             else:
                 if reason is None:
                     return
                 ended.set_result(reason)
-            loop.remove_reader(link)
+            loop.remove_reader(line.ours)
 
-        loop.add_reader(link, read)
+        loop.add_reader(line.ours, read)
 
-    def _read(self, link: socket.socket, reader: Reader, began: float) -> str | None:
+    def _read(self, line: Line, reader: Reader, began: float) -> str | None:
         """None: there will be more. ValueError: it does not speak our frames."""
         try:
-            count = link.recv_into(_ROOM)
+            count = line.ours.recv_into(_ROOM)
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -210,6 +193,10 @@ class Supervisor:
         for frame in reader.feed(_ROOM[:count]):
             if isinstance(frame, Broken):
                 return f"broken: {frame.reason}"
+            if isinstance(frame, Ran):
+                line.given_back(frame.read)
+            elif isinstance(frame, TensorsReady):
+                line.lends = frame.borrows
             self._heard(frame, began)
         return None if count else ""
 
@@ -229,33 +216,30 @@ class Supervisor:
                 self.listener.worker_said(frame)
 
     @contextlib.asynccontextmanager
-    async def _spawned(self) -> AsyncIterator[socket.socket]:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        crash = CrashFile()
+    async def _spawned(self) -> AsyncIterator[Line]:
+        line, crash = Line(), CrashFile()
         try:
-            with theirs:
+            with line.theirs as theirs:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "agent.worker", "worker"),
-                    *("--socket", str(theirs.fileno()), "--crash", str(crash.fd)),
+                    *("--socket", str(theirs.fileno()), "--crash", str(crash.fd), "--lent", str(line.memory)),
                     *("--engine", self.launch.engine, "--model", self.launch.path),
                     *("--settings", json.dumps(self.launch.settings)),
-                    pass_fds=(theirs.fileno(), crash.fd),
+                    pass_fds=(theirs.fileno(), crash.fd, line.memory),
                     stdin=asyncio.subprocess.DEVNULL,
                 )
-            self._link, self._outgoing = ours, bytearray()
-            yield ours
+            self._line = line
+            yield line
         finally:
-            asyncio.get_running_loop().remove_reader(ours)
-            asyncio.get_running_loop().remove_writer(ours)
-            self._link = None
+            self._line = None
+            line.stop()
             self._kill()
             if self._process is not None:
                 await asyncio.shield(self._process.wait())
             self._process = None
             self._trace = crash.read()
             crash.close()
-            ours.close()
+            line.close()
 
     async def _epitaph(self) -> str:
         """What the ended process's exit status says."""
@@ -265,23 +249,6 @@ class Supervisor:
             async with asyncio.timeout(5):
                 return epitaph(await self._process.wait())
         return "hang: it closed its socket and stayed"
-
-    def _flush(self) -> None:
-        if self._link is None or not self._outgoing:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            sent = self._link.send(self._outgoing)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it died: the reader finds out
-            self._outgoing.clear()
-            sent = 0
-        del self._outgoing[:sent]
-        if self._outgoing:
-            loop.add_writer(self._link, self._flush)
-        else:
-            loop.remove_writer(self._link)
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 SIZES = {
     "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4,
     "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
 }  # fmt: skip
 """Bytes of an element, by the Open Inference Protocol's datatype; BYTES elements vary."""
+
+if TYPE_CHECKING:
+    Data = bytes | memoryview
+else:
+    Data = bytes  # what a decoder of frames makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,7 @@ class Tensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: Data
 
     def __len__(self) -> int:
         """How many elements it has."""
@@ -50,13 +56,13 @@ class Outputs:
     tensors: tuple[Tensor, ...]
 
 
-def elements(raw: bytes) -> list[bytes]:
+def elements(raw: Data) -> list[bytes]:
     """Those of a BYTES tensor. ValueError: the lengths in it do not add up."""
     found, at = [], 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
         if end > len(raw):
             raise ValueError("an element is longer than what is left")
-        found.append(raw[at + 4 : end])
+        found.append(bytes(raw[at + 4 : end]))
         at = end
     return found

@@ -1,7 +1,8 @@
 """The Worker of an Engine of tensors: threads that take turns to hear, and each run the batch that they took.
 
-Who hears what can be run passes the ear on and runs it, so that no batch waits for another thread to wake;
-one thread more than there are runs at once always hears. onnxruntime lets other threads run while it
+Who hears what can be run passes the ear on and runs it, so that no batch waits for another thread to wake.
+While all of them run nobody need hear: what comes then is heard at once by the first that is free, and now
+and then by the main thread, which looks after the others. onnxruntime lets other threads run while it
 computes, and two runs at once beat one run of two threads on small models; a batch that is alone has the
 second session, with all threads, where the trial found that it pays. A batch that fails is run again one by
 one, so that nobody pays for a neighbour.
@@ -34,10 +35,12 @@ from agent.frames import (
     TensorsReady,
     ToWorker,
 )
+from agent.lent import Borrower
 from agent.link import AgentGone, send
 from agent.tensor_trial import of_lone
 
 IDLE_BEAT = 0.5  # seconds
+LOOK_S = 0.2  # how often the main thread looks whether nobody hears
 LEAST_WAIT = 0.001  # between looks at what is due, seconds
 ROOM = 256 * 1024  # bytes that are received at once: a socket has no more
 MOST_ANSWER = MAX_FRAME - (1 << 20)
@@ -46,7 +49,7 @@ ARRANGED = ("cap", "runners", "lone_threads", "opt_batch_size", "delay_ms", "row
 
 
 class TensorWorker:
-    """`lone`: runs a batch that has the Worker to itself; None: `engine` does."""
+    """`lone`: runs a batch that has the Worker to itself; None: `engine` does. `lent`: None: nothing is."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class TensorWorker:
         runners: int,
         deadline_s: float,
         lone: TensorEngine | None = None,
+        lent: Borrower | None = None,
     ) -> None:
         self._engine, self._lone = engine, lone or engine
         self._link = link
@@ -65,6 +69,8 @@ class TensorWorker:
         self._deadline_s = deadline_s
         self._reader = Reader(ToWorker)
         self._room = memoryview(bytearray(ROOM))
+        self._lent = lent
+        self._read: list[int] = []  # parts of what is lent that are not needed, and not given back yet
         self._asked: dict[str, Infer] = {}
         self._runners = runners
         self._running: dict[int, float] = {}  # by thread, since when
@@ -78,14 +84,24 @@ class TensorWorker:
 
     def run(self) -> None:
         """Until the agent says stop. AgentGone; SystemExit where a run hangs."""
-        threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._runners + 1)]
+        threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._runners)]
         for thread in threads:
             thread.start()
-        self._over.wait()
+        while not self._over.wait(LOOK_S):
+            self._look_in()
         if self._error is not None:
             raise self._error
         for thread in threads:
             thread.join()
+
+    def _look_in(self) -> None:
+        """Hear what came while all run; who hears already looks after itself."""
+        if self._ear.acquire(blocking=False):
+            try:
+                self._hear()
+                self._look_after()
+            finally:
+                self._ear.release()
 
     def _serve(self) -> None:
         try:
@@ -101,21 +117,23 @@ class TensorWorker:
         seconds = time.monotonic() - begun
         with self._guard:
             del self._running[threading.get_ident()]
+            self._drop(batch)
+            read, self._read = self._read, []
         rows = sum(map(self._rows, batch))
         for part in in_frames(answered):
-            self._send(Ran(part, rows, seconds, len(self._batcher)))
-            rows = 0  # told once
+            self._send(Ran(part, rows, seconds, len(self._batcher), read=read))
+            rows, read = 0, []  # told once
 
     def _next(self) -> tuple[list[Infer], TensorEngine] | None:
         """What this thread is to run, and by which session. None: the agent said stop."""
-        if taken := self._take():
-            return taken
         with self._ear:
+            self._hear()
             while not self._over.is_set():
-                self._hear()
-                self._look_after()
                 if taken := self._take():
                     return taken
+                self._wait()
+                self._hear()
+                self._look_after()
         return None
 
     def _take(self) -> tuple[list[Infer], TensorEngine] | None:
@@ -130,14 +148,19 @@ class TensorWorker:
 
     # Who hears.
 
-    def _hear(self) -> None:
-        """What the agent says next; nothing, where none comes soon."""
+    def _wait(self) -> None:
+        """Until the agent says something, or a batch is due."""
         with self._guard:
-            due = self._batcher.due()  # it may have passed: all runners are busy
+            due = self._batcher.due()
         wait = IDLE_BEAT if due is None else min(IDLE_BEAT, max(LEAST_WAIT, due - time.monotonic()))
-        if not self._incoming.poll(1000 * wait):
+        self._incoming.poll(1000 * wait)
+
+    def _hear(self) -> None:
+        """What the agent has said."""
+        try:
+            count = self._link.recv_into(self._room, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
             return
-        count = self._link.recv_into(self._room)
         if not count:
             raise AgentGone
         with self._guard:
@@ -151,7 +174,7 @@ class TensorWorker:
                 self._batcher.add(self._item(frame))
             case Cancel():
                 if self._batcher.remove(frame.id):
-                    del self._asked[frame.id]
+                    self._drop([self._asked.pop(frame.id)])
             case Stop():
                 self._over.set()
 
@@ -176,16 +199,23 @@ class TensorWorker:
         with self._guard:
             hangs = any(now - since > self._deadline_s for since in self._running.values())
             late = self._batcher.late(now)
-            for item in late:
-                del self._asked[item.id]
+            self._drop([self._asked.pop(item.id) for item in late])
             waiting = len(self._batcher)
+            read: list[int] = []
+            if tells := bool(late) or now - self._beaten >= IDLE_BEAT:
+                read, self._read = self._read, []
         if hangs:
             print(f"a run took longer than {self._deadline_s:g} s", file=sys.stderr)
             raise SystemExit(4)
-        if late or now - self._beaten >= IDLE_BEAT:
+        if tells:
             self._beaten = now
             text = "the deadline has passed"
-            self._send(Ran([_refused(one.id, "deadline_exceeded", text) for one in late], waiting=waiting))
+            refused = [_refused(one.id, "deadline_exceeded", text) for one in late]
+            self._send(Ran(refused, waiting=waiting, read=read))
+
+    def _drop(self, frames: Sequence[Infer]) -> None:
+        """Their tensors are not needed any more."""
+        self._read += [frame.lent[0][0] for frame in frames if frame.lent]
 
     # A run.
 
@@ -202,7 +232,8 @@ class TensorWorker:
 
     def _run(self, batch: Sequence[Infer], engine: TensorEngine) -> list[Answered]:
         names = batch[0].outputs or tuple(spec.name for spec in engine.info.outputs)
-        parts = [[tensors.to_array(tensor) for tensor in one.inputs] for one in batch]
+        whole = [self._lent.whole(one) if self._lent else one for one in batch]
+        parts = [[tensors.to_array(tensor) for tensor in one.inputs] for one in whole]
         inputs = {
             tensor.name: tensors.together([part[at] for part in parts])
             for at, tensor in enumerate(batch[0].inputs)
@@ -250,12 +281,16 @@ def in_frames(answered: Sequence[Answered]) -> Iterator[list[Answered]]:
 
 
 def serve_tensors(
-    engine: TensorEngine, load: Callable[[dict[str, Any]], Any], link: socket.socket, settings: dict[str, Any]
+    engine: TensorEngine,
+    load: Callable[[dict[str, Any]], Any],
+    link: socket.socket,
+    lent: Borrower,
+    settings: dict[str, Any],
 ) -> None:
     """Say how it will be run, then do. `load`: another session. EngineError, and as `TensorWorker.run`."""
     lone: TensorEngine | None = load(of_lone(settings)) if settings.get("lone_threads") else None
     sharing.take_share(sharing.TENSORS * settings.get("cpu_share", 1.0))
     details = {name: settings.get(name) for name in ARRANGED}
-    send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details})))
+    send(link, TensorsReady(replace(engine.info, details={**engine.info.details, **details}), borrows=True))
     batcher = Batcher(settings["cap"], settings["opt_batch_size"], settings["delay_ms"] / 1000)
-    TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"], lone).run()
+    TensorWorker(engine, link, batcher, settings["runners"], settings["run_deadline_s"], lone, lent).run()

@@ -47,7 +47,7 @@ class Ticket(Generic[R, C]):
         self._waiting: deque[C] = deque()
         self._end: AgentError | None = None
         self._ended = False
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None  # somebody waits for it
 
     @property
     def ended(self) -> bool:
@@ -67,24 +67,30 @@ class Ticket(Generic[R, C]):
                 if self._end is not None:
                     raise self._end
                 return
-            self._news.clear()
-            await self._news.wait()
+            await self._more()
 
     async def only(self) -> C:
         """The one that comes. Raises the AgentError that ended the Request."""
         while not self._waiting:
             if self._ended:
                 raise self._end or Cancelled("it ended without an answer")
-            self._news.clear()
-            await self._news.wait()
+            await self._more()
         return self._waiting.popleft()
+
+    async def _more(self) -> None:
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     def put(self, chunk: C) -> None:
         """Serving's side: a Chunk came."""
         self._waiting.append(chunk)
         if self.tap:
             self.tap.put(chunk)
-        self._news.set()
+        self._tell()
 
     def moved(self, on_cancel: Callable[[Ticket[R, C]], None], version: str) -> None:
         """Serving's side: another Version, or another Worker, goes on with it."""
@@ -94,6 +100,6 @@ class Ticket(Generic[R, C]):
         """Serving's side: nothing follows."""
         self._end = error
         self._ended = True
-        self._news.set()
+        self._tell()
         if self.tap:
             self.tap.end(error)

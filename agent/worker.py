@@ -22,18 +22,8 @@ from typing import Any
 from agent import sharing
 from agent.embedder import Embedder
 from agent.engines.engine import CannotEmbed, Drawn, Engine, EngineError, RemoteEngine, TensorInfo
-from agent.frames import (
-    Beat,
-    Broken,
-    Cancel,
-    Loading,
-    Reader,
-    Ready,
-    Said,
-    Start,
-    Stop,
-    ToWorker,
-)
+from agent.frames import Beat, Broken, Cancel, Loading, Reader, Ready, Said, Start, Stop, ToWorker
+from agent.lent import Borrower
 from agent.link import AgentGone, send
 from agent.pace import Pace
 from agent.rehearsal import calibrate, engine_factory, probe
@@ -238,7 +228,7 @@ def carry_out(plan: Plan, engine: Engine) -> list[Drawn]:
     return drawn
 
 
-def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]) -> None:
+def serve(link: socket.socket, lent: Borrower, engine: str, model: str, settings: dict[str, Any]) -> None:
     def progress(share: float) -> None:
         send(link, Loading(share))
 
@@ -250,7 +240,7 @@ def serve(link: socket.socket, engine: str, model: str, settings: dict[str, Any]
             sharing.take_share(settings.get("cpu_share", 1.0))
             return loaded.serve(link)
         if isinstance(loaded.info, TensorInfo):
-            serve_tensors(loaded, lambda how: load(model, how, progress), link, settings)
+            serve_tensors(loaded, lambda how: load(model, how, progress), link, lent, settings)
         else:
             pace = Pace(
                 settings["step_target_ms"] / 1000, settings["step_tokens"], settings.get("prefill_piece")
@@ -273,6 +263,7 @@ def main() -> None:
     parser.add_argument("role", choices=["worker", "probe"])
     parser.add_argument("--socket", type=int, help="inherited file descriptor, for a worker")
     parser.add_argument("--crash", type=int, help="inherited file descriptor for a crash's trace")
+    parser.add_argument("--lent", type=int, help="inherited file descriptor of memory for tensors")
     parser.add_argument("--candidates", type=json.loads, default=[{}], help="JSON, for a probe")
     parser.add_argument("--engine", required=True)
     parser.add_argument("--model", required=True, help="path of the model's file")
@@ -290,7 +281,7 @@ def main() -> None:
         return probe(arguments.engine, arguments.model, arguments.settings, arguments.candidates)
     link = socket.socket(fileno=arguments.socket)
     try:
-        serve(link, arguments.engine, arguments.model, arguments.settings)
+        serve(link, Borrower(arguments.lent), arguments.engine, arguments.model, arguments.settings)
     except AgentGone:
         sys.exit(0)
 

@@ -1,4 +1,4 @@
-"""`python -m bench [text|tensors|tiny|share|cloud]`: what is measured; text if nothing is said."""
+"""`python -m bench [text|tensors|tiny|share|turns|cloud]`: what is measured; text if nothing is said."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ KINDS = {
     "tiny": "bench.tiny",
     "share": "bench.share",
     "cloud": "bench.cloud.run",
+    "turns": "bench.turns",
 }
 
 

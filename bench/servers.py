@@ -61,7 +61,7 @@ class Running:
 
     def cpu_s(self) -> float:
         """CPU of the process and all its living descendants until now."""
-        return sum(_cpu_s(pid) for pid in tree(self.process.pid))
+        return sum(cpu_s(pid) for pid in tree(self.process.pid))
 
 
 Ask = Callable[[Running], float]
@@ -213,7 +213,7 @@ def tree(pid: int) -> Iterator[int]:
                 yield from tree(int(child))
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     with contextlib.suppress(OSError):  # ended meanwhile
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

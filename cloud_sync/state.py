@@ -35,10 +35,12 @@ log = structlog.get_logger()
 class State:
     """The node's database. The constructor blocks and raises StateError; all else is for the event loop.
 
-    `keep_s`: how long a finished prompt is kept, to answer repeats and receivers that were away.
+    `keep_s` tells how long a finished prompt is kept, to answer repeats and receivers that were away.
     """
 
-    def __init__(self, path: Path, *, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path, *, keep_s: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._keep_s = keep_s
         self._clock = clock
         try:
@@ -78,7 +80,7 @@ class State:
         With a `model` it is tensors for it; its first `header_length` bytes are JSON where raw ones follow.
         """
         asked = (sender, id, body, model, header_length, address)
-        return self._writer.do(partial(ledger.accept, *asked, self._keep_s, self.now()))
+        return self._writer.do(partial(ledger.accept, *asked, self._keep_s(), self.now()))
 
     def claim(
         self,
@@ -112,11 +114,13 @@ class State:
 
     def finish(self, seq: int, payload: bytes, header_length: int | None = None) -> asyncio.Future[bool]:
         """Keep the result and owe it to all who asked. False: there was one already, and that one stays."""
-        return self._writer.do(partial(ledger.finish, seq, payload, header_length, self._keep_s, self.now()))
+        return self._writer.do(
+            partial(ledger.finish, seq, payload, header_length, self._keep_s(), self.now())
+        )
 
     def post(self, address: Address, payload: bytes, unless: Known | None = None) -> asyncio.Future[None]:
         """Owe a message that belongs to no accepted prompt, such as a refusal."""
-        return self._writer.do(partial(ledger.post, address, payload, unless, self._keep_s, self.now()))
+        return self._writer.do(partial(ledger.post, address, payload, unless, self._keep_s(), self.now()))
 
     async def due(self, after: int, limit: int) -> list[Parcel]:
         """What waits for receivers, in order, from the row after `after` on."""
@@ -132,7 +136,7 @@ class State:
 
     def purge(self) -> asyncio.Future[Purged]:
         """Drop some of what is past its time and give the pages back; call again until nothing goes."""
-        return self._writer.do(partial(ledger.purge, self._keep_s, self.now()))
+        return self._writer.do(partial(ledger.purge, self._keep_s(), self.now()))
 
     def probe(self) -> asyncio.Future[None]:
         """Resolves if the database can be written (again)."""

@@ -15,15 +15,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from cloud_sync.messages import Desired, Item
+from cloud_sync.settings import changed
 
 ATTEMPTS = 2
+WAITS = frozenset({"pending", "needs_restart"})  # states of what is not in force yet
 
 
 class Trial(BaseModel):
     attempts: int = 0
-    """Starts of the agent with it."""
-    contact: bool = False
-    """Whether the controller was there just before: then it must be there with it, too."""
+    """Starts of the agent with it, each counted before it is tried."""
+    watch: list[str] = []
+    """What of the agent must be well for it to pass: what was just before, and may suffer from it."""
 
 
 class Twin(BaseModel):
@@ -35,17 +37,19 @@ class Twin(BaseModel):
     observed: int = 0
     """The newest generation that is in force, or was taken back: `items` tells."""
     items: dict[str, Item] = {}
+    untold: str = ""
+    """Why a document was taken back, until that is among the events."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """In force."""
         return self.active.settings if self.active else {}
 
-    def heard(self, desired: Desired, *, contact: bool) -> Twin | None:
+    def heard(self, desired: Desired, watch: list[str]) -> Twin | None:
         """With this document on trial; None: it is no newer one."""
         if self.newest and (desired.epoch, desired.generation) <= (self.newest.epoch, self.newest.generation):
             return None
-        return self.model_copy(update={"newest": desired, "active": desired, "trial": Trial(contact=contact)})
+        return self.model_copy(update={"newest": desired, "active": desired, "trial": Trial(watch=watch)})
 
     def started(self) -> Twin:
         """The agent starts."""
@@ -58,9 +62,15 @@ class Twin(BaseModel):
         )
 
     def applied(self, items: dict[str, Item]) -> Twin:
-        """What became of each setting of the active document; what needs a restart is not observed yet."""
-        whole = not any(item.state == "needs_restart" for item in items.values())
-        observed = self.newest.generation if self.newest and whole else self.observed
+        """What became of each setting of the active document; one that is not in force yet is not observed.
+
+        After a failure `active` is not the newest, and what was taken back stays told.
+        """
+        if self.newest is None or self.active != self.newest:
+            back = {name: item for name, item in self.items.items() if item.state == "rolled_back"}
+            return self.model_copy(update={"items": {**items, **back}})
+        whole = not any(item.state in WAITS for item in items.values())
+        observed = self.newest.generation if whole else self.observed
         return self.model_copy(update={"items": items, "observed": observed})
 
     def passed(self) -> Twin:
@@ -68,9 +78,9 @@ class Twin(BaseModel):
 
     def failed(self, reason: str) -> Twin:
         """The last good one is active again."""
-        tried = self.active.settings if self.active else {}
-        items = {name: Item(state="rolled_back", reason=reason) for name in tried}
+        good = self.good.settings if self.good else {}
+        back = Item(state="rolled_back", reason=reason[:1000])
+        items = self.items | dict.fromkeys(changed(good, self.settings), back)
         observed = self.newest.generation if self.newest else 0
-        return self.model_copy(
-            update={"active": self.good, "trial": None, "items": items, "observed": observed}
-        )
+        told = {"items": items, "observed": observed, "untold": reason[:1000]}
+        return self.model_copy(update={"active": self.good, "trial": None, **told})

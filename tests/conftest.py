@@ -12,7 +12,8 @@ import pytest
 
 from models.shelf import Shelf
 from models.sources import pull
-from tests.support.agent import Agent
+from tests.support.agent import Agent, free_port
+from tests.support.disk import mounted
 from tests.support.gguf_file import write_gguf
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -94,10 +95,12 @@ def start_agent(
         shared: bool = False,
         data_dir: Path | None = None,
         cwd: Path | None = None,
+        port: int = 0,
         **settings: str,
     ) -> Agent:
         environment = {"AUTOGLM_ENGINE": "echo", "AUTOGLM_MODEL": str(echo_model), **settings}
-        agent = Agent(data_dir or tmp_path_factory.mktemp("agent"), environment, cwd=cwd)
+        folder = data_dir or tmp_path_factory.mktemp("agent")
+        agent = Agent(folder, environment, port or free_port(), cwd=cwd)
         agents.append((agent, shared))
         return agent.start(ready=ready)
 
@@ -121,6 +124,13 @@ def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
         AUTOGLM_MAX_BATCH_SIZE="8",
         AUTOGLM_CONTEXT="2048",
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 80 MB."""
+    with mounted(tmp_path / "disk", megabytes=80) as disk:
+        yield disk
 
 
 @pytest.hookimpl(wrapper=True)

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--window", nargs=2, type=float, help="in place of --seconds: monotonic seconds")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    request = wire.request(case(args.model, args.file, ROWS[args.model]), args.protocol, args.port)
+    request = wire.request(case(args.model, args.file, ROWS.get(args.model, (16,))), args.protocol, args.port)
     window = Window(*args.window) if args.window else window_of(args.seconds)
     if perf_counter() > window.began:
         raise SystemExit("the window has begun already")

@@ -12,8 +12,10 @@ from cloud_sync.controller import desired
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.errors import Invalid
+from cloud_sync.controller.history import CHANGED, undoing
 from cloud_sync.controller.joining import named, revoke_certificates
 from cloud_sync.controller.selectors import Selector
+from cloud_sync.controller.skew import Skew, skew
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Audit, Layer, Node
@@ -37,6 +39,8 @@ class NodeRow(BaseModel):
     clock_skew_s: float | None
     """How far its clock is ahead of this one's; null: it sent no telemetry yet."""
     reported: dict[str, Any]
+    skew: Skew
+    """How its agent's release stands to the controller's."""
 
 
 class AuditRow(BaseModel):
@@ -96,12 +100,14 @@ class Fleet:
         selector = Selector.parse(text)
         async with self._store.write() as session:
             row = await session.get(Layer, str(selector), with_for_update=True)
+            former = row.settings if row else {}
             try:
-                settings = checked(_patched(row.settings if row else {}, changes))
+                settings = checked(_patched(former, changes))
             except BadSettings as error:
                 raise Invalid("bad_settings", str(error)) from None
             changed = await desired.put(session, selector, settings)
-            record(session, self._store.now(), actor, "config.changed", str(selector), changes=changes)
+            told = {"changes": changes, "undo": undoing(former, changes)}
+            record(session, self._store.now(), actor, CHANGED, str(selector), **told)
         return changed
 
     def _row(self, node: Node, epoch: int) -> NodeRow:
@@ -117,6 +123,7 @@ class Fleet:
             backlog=node.backlog,
             clock_skew_s=node.clock_skew_s,
             reported=node.reported,
+            skew=skew(str(node.reported.get("version", ""))),
         )
 
 

@@ -56,6 +56,7 @@ class Hints:
         self._listeners: dict[str, set[Listener]] = {}
         self._news = asyncio.Event()
         self._seen = 0  # revision
+        self.epoch = 0  # that was told
         self.closed = False
         self._postgres = store.engine.dialect.name == "postgresql"
 
@@ -87,7 +88,8 @@ class Hints:
 
     async def run(self) -> None:
         async with self._store.read() as session:
-            self._seen = await session.scalar(select(Fleet.revision)) or 0
+            fleet = await session.get_one(Fleet, 1)
+            self._seen, self.epoch = fleet.revision, fleet.epoch
         async with asyncio.TaskGroup() as group:
             if self._postgres:
                 group.create_task(self._hear())
@@ -97,9 +99,11 @@ class Hints:
                 await self._tell()
 
     async def _tell(self) -> None:
-        """By two statements for all of them, however many."""
-        changed = Node.revision > self._seen
+        """Those whose document changed; all, where another epoch has begun: few statements for many."""
         async with self._store.read() as session:
+            epoch = (await session.get_one(Fleet, 1)).epoch
+            changed = Node.revision > (self._seen if epoch == self.epoch else -1)
+            self.epoch = epoch
             found = await session.execute(
                 select(Node.id, Node.generation, Node.revision, Node.state).where(changed)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cloud_sync.messages import Answer, Desired, Received, Renew, Renewed, Report
 
@@ -20,6 +20,13 @@ class Rejected(Exception):
         self.code, self.message = code, message
 
 
+class Hint(NamedTuple):
+    """Of the Desired document that is there."""
+
+    epoch: int
+    generation: int
+
+
 class Transport(Protocol):
     """Every call raises LinkError or Rejected."""
 
@@ -28,8 +35,8 @@ class Transport(Protocol):
     async def desired(self, known: Desired | None) -> Desired | None:
         """None: what is known is the newest."""
 
-    def hints(self) -> AsyncIterator[int]:
-        """Generations that are there to be fetched, as the controller tells of them. Begins with 0."""
+    def hints(self) -> AsyncIterator[Hint | None]:
+        """What is there to be fetched, as the controller tells of it. Begins with None: it listens."""
 
     async def renew(self, asked: Renew) -> Renewed: ...
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.agent import Agent
+from tests.support.agent import Agent, free_port
 from tests.support.controller import Controller
 from tests.support.postgres import Postgres
 
@@ -61,12 +62,29 @@ def start_node(
         name: str,
         labels: dict[str, str] | None = None,
         address: str = "",
+        port: int = 0,
         **settings: str,
     ) -> Agent:
         data_dir = tmp_path_factory.mktemp(name)
         token = controller.token(**(labels or {}))
         joined = controller.try_to_join(data_dir, name, token, address=address)
         assert joined.returncode == 0, joined.stderr
-        return start_agent(data_dir=data_dir, **settings)
+        return start_agent(data_dir=data_dir, port=port, **settings)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def start_told_node(
+    start_node: Callable[..., Agent], echo_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Agent]:
+    """As `start_node`, with its model and port in a file: a variable would be over what the cloud says."""
+
+    def start(controller: Controller, name: str, **settings: str) -> Agent:
+        file = tmp_path_factory.mktemp("etc") / "agent.toml"
+        port = free_port()
+        file.write_text(f'model = "{echo_model}"\nhttp_port = {port}\n')
+        own = dict.fromkeys(("AUTOGLM_MODEL", "AUTOGLM_LOG_LEVEL", "AUTOGLM_HTTP_PORT"), "")
+        return start_node(controller, name, port=port, **{"AUTOGLM_CONFIG": str(file), **own, **settings})
 
     return start

@@ -21,9 +21,11 @@ def test_who_has_an_account_at_the_controller_may_ask_its_agents(
     )
 
     def token(name: str, role: str, **more: str) -> str:
-        secret = controller.run("clients", "add", name, "--role", role).stdout.strip()
         fields = {"grant_type": "client_credentials", **more}
-        with controller.client(role=None) as client:
+        with controller.client() as client:
+            made = client.post("/api/v1/clients", json={"name": name, "role": role})
+            secret = made.json()["client_secret"]
+            del client.headers["authorization"]
             answer = client.post("/api/v1/oauth/token", data=fields, auth=(name, secret))
         return str(answer.json()["access_token"])
 

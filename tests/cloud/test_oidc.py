@@ -20,19 +20,20 @@ AUDIENCE = "autoglm-controller"
 ROLES = {"fleet-admins": "admin", "fleet-users": "viewer"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     one = Issuer()
     yield one
     one.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def controller(start_controller: Callable[..., Controller], issuer: Issuer) -> Controller:
     return start_controller(
         AUTOGLM_CLOUD_OIDC_ISSUER=issuer.url,
         AUTOGLM_CLOUD_OIDC_ROLES=json.dumps(ROLES),
         AUTOGLM_CLOUD_OIDC_ROLE_CLAIM="realm.groups",
+        AUTOGLM_CLOUD_OIDC_CLIENT_ID="cli",
     )
 
 
@@ -49,26 +50,27 @@ def until(controller: Controller, token: str, status: int) -> httpx.Response:
     return answer
 
 
-def token(issuer: Issuer, *groups: str, **claims: Any) -> str:
-    return issuer.token(AUDIENCE, realm={"groups": list(groups)}, **claims)
+def token(issuer: Issuer, *groups: str, sub: str = "ben", **claims: Any) -> str:
+    return issuer.token(AUDIENCE, realm={"groups": list(groups)}, sub=sub, **claims)
 
 
 def test_the_issuers_tokens_open_what_their_roles_allow_and_are_in_the_audit_log(
     controller: Controller, issuer: Issuer
 ) -> None:
-    assert until(controller, token(issuer, "fleet-admins"), 200).json() == {
-        "name": "oidc:ann",
-        "role": "admin",
-    }
-    assert me(controller, token(issuer, "fleet-users", "others")).json()["role"] == "viewer"
-    assert me(controller, token(issuer, "others")).status_code == 403
-    assert me(controller, token(issuer, "admin")).status_code == 403  # it is the mapping that counts
+    def of(*groups: str) -> httpx.Response:
+        return me(controller, token(issuer, *groups, sub="ann"))
+
+    until(controller, token(issuer, "fleet-users"), 200)
+    assert of("fleet-admins").json() == {"name": "oidc:ann", "role": "admin"}
+    assert of("fleet-users", "others").json()["role"] == "viewer"
+    assert of("others").status_code == 403
+    assert of("admin").status_code == 403  # it is the mapping that counts
     with controller.client() as client:
         rows = client.get("/api/v1/audit").json()
         assert [row["actor"] for row in rows if row["action"] == "login"].count("oidc:ann") == 4
         disabled = client.patch("/api/v1/users/oidc:ann", json={"disabled": True})
         assert disabled.status_code == 204
-    assert me(controller, token(issuer, "fleet-admins")).json()["error"]["code"] == "token_revoked"
+    assert of("fleet-admins").json()["error"]["code"] == "token_revoked"
 
 
 def test_a_token_that_is_not_valid_here_and_now_is_refused(controller: Controller, issuer: Issuer) -> None:
@@ -97,26 +99,26 @@ def test_keys_are_kept_while_the_issuer_is_away_and_a_new_one_is_found_when_it_i
     assert me(controller, token(issuer, "fleet-users")).status_code == 401
     issuer.start()
     until(controller, token(issuer, "fleet-users"), 200)
-    asked = issuer.fetched
+    asked, begun = issuer.fetched, time.monotonic()
     issuer.rotate()
     unknown = [token(issuer, "fleet-users", jti=str(n)) for n in range(20)]
-    issuer.keys.popitem()
+    issuer.withdraw()
     for one in unknown:
         assert me(controller, one).status_code == 401
-    assert issuer.fetched - asked <= 3
+    assert issuer.fetched - asked <= 2 + (time.monotonic() - begun) / 3  # SELDOM_S, on however slow a machine
 
 
 def test_the_command_line_logs_in_by_a_browser_anywhere(
-    start_controller: Callable[..., Controller], issuer: Issuer, tmp_path: Path
+    controller: Controller, issuer: Issuer, tmp_path: Path
 ) -> None:
-    controller = start_controller(AUTOGLM_CLOUD_OIDC_ISSUER=issuer.url, AUTOGLM_CLOUD_OIDC_CLIENT_ID="cli")
+    issuer.claims = {"sub": "dan", "realm": {"groups": ["fleet-users"]}}
     machine = Machine(tmp_path, controller)
     command = [AUTOGLM, "cloud", "login", machine.url, "--device", "--ca-fingerprint", machine.fingerprint]
     with subprocess.Popen(command, env=machine.variables, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == f"Open {issuer.url}/activate and confirm the code WDJB-MJHT\n"
         issuer.approve()
-        assert "as oidc:ann, role operator" in process.stderr.read()
+        assert "as oidc:dan, role viewer" in process.stderr.read()
     assert process.returncode == 0
     before = issuer.refresh
     assert machine.run("nodes").returncode == 0

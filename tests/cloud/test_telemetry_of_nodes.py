@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.support.controller import Controller
+from tests.support.waiting import until
 
 NAME = "teller"
 
@@ -25,15 +26,6 @@ def controller(start_controller: Callable[..., Controller]) -> Controller:
 @pytest.fixture(scope="module")
 def node(controller: Controller, start_node: Callable[..., Agent]) -> Agent:
     return start_node(controller, NAME, AUTOGLM_TELEMETRY_PERIOD_S="1")
-
-
-def until(found: Callable[[], Any], seconds: float = 60) -> Any:
-    """What it finds, once that is something."""
-    until = time.monotonic() + seconds
-    while not (one := found()):
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.2)
-    return one
 
 
 def ask(controller: Controller, path: str, **parameters: Any) -> Any:

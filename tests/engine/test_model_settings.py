@@ -50,7 +50,7 @@ def test_what_a_table_sets_is_in_force_for_its_model_and_for_no_other() -> None:
 
 
 def test_every_setting_of_a_model_is_the_nodes_too_or_the_models_alone() -> None:
-    alone = {"pinned", "instances", "cpu_share", "cap", "runners", "lone_threads"}
+    alone = {"pinned", "instances", "cpu_share", "cap", "runners", "lone_threads", "weights"}
     assert ModelSettings.model_fields.keys() - Settings.model_fields.keys() == alone
     assert GIVEN.keys() | alone == ModelSettings.model_fields.keys()
 

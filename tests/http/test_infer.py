@@ -20,6 +20,7 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from tests.http.wire import dial, exchange, head, post, until
 from tests.support.agent import Agent
 from tests.support.onnx_file import FLOAT, INT64, STRING, write_onnx
 from tests.tooling.command import run
@@ -138,6 +139,46 @@ def test_texts_come_back_as_they_went(agent: Agent, client: triton.InferenceServ
         client.infer("texts", [one])
     body = {"inputs": [{"name": "x", "shape": [2], "datatype": "BYTES", "data": ["x", "é"]}]}
     assert infer(agent, "texts", body).json()["outputs"][0]["data"] == ["x", "é"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_is_whole_however_it_comes(agent: Agent, chunked: bool) -> None:
+    """In pieces around those in which it is read; and the next one by the same connection."""
+    values = np.arange(150_000, dtype=np.float32)
+    about = {"name": "x", "datatype": "FP32", "shape": [1, values.size]}
+    one = {"inputs": [about | {"parameters": {"binary_data_size": values.nbytes}}]}
+    top = json.dumps(one | {"parameters": {"binary_data_output": True}}).encode()
+    body = top + values.tobytes()
+    lines = (
+        f"Inference-Header-Content-Length: {len(top)}",
+        ("Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"),
+    )
+    with dial(agent) as client:
+        for size in (1_000, 262_144, 262_145, 400_000, 10**6):
+            pieces = [body[at : at + size] for at in range(0, len(body), size)]
+            if chunked:
+                pieces = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces] + [b"0\r\n\r\n"]
+            answer = exchange(client, [head("/v2/models/wide/infer", *lines), *pieces])
+            assert answer.status == 200, answer.body
+            begin = int(answer.headers["inference-header-content-length"])
+            assert answer.body[begin:] == values.tobytes()
+
+
+def test_a_caller_who_leaves_is_let_go(agent: Agent) -> None:
+    classify(agent, rows(1))
+    (worker,) = [one["worker"]["pid"] for one in agent.status()["models"] if one["name"] == "magika"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        with dial(agent) as client:
+            body = {
+                "inputs": [{"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [7] * 2048}]
+            }
+            client.sendall(post("/v2/models/magika/infer", body))
+            until(lambda: agent.status()["running"] == 1, "it runs")
+        until(lambda: agent.status()["running"] == 0, "it is let go")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert 'route="/v2/models/{model}/infer",status="499"' in httpx.get(f"{agent.base_url}/metrics").text
 
 
 def test_a_model_without_a_batch_axis_is_run_one_by_one(agent: Agent) -> None:

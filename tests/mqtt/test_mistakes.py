@@ -35,7 +35,7 @@ class BrokenServing:
 
 @pytest.fixture
 async def state(tmp_path: Path) -> AsyncIterator[State]:
-    state = State(tmp_path / "state.db", keep_s=100)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100)
     yield state
     await state.close()
 

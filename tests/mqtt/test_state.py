@@ -21,7 +21,7 @@ HERE = Address("results/a")
 
 @pytest.fixture
 async def state(tmp_path: Path) -> AsyncIterator[State]:
-    state = State(tmp_path / "state.db", keep_s=100)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100)
     yield state
     await state.close()
 
@@ -175,7 +175,7 @@ async def test_a_refusal_does_not_go_where_another_prompts_receiver_waits(state:
 
 async def test_results_and_undelivered_messages_go_when_their_time_is_over(tmp_path: Path) -> None:
     time = 0.0
-    state = State(tmp_path / "state.db", keep_s=100, clock=lambda: time)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100, clock=lambda: time)
     await state.accept("", "a", b"body", Address("soon", expires_in=10))
     [prompt] = await state.claim(1)
     await state.finish(prompt.seq, b"x" * 1_000_000)
@@ -195,7 +195,7 @@ async def test_results_and_undelivered_messages_go_when_their_time_is_over(tmp_p
 
 async def test_a_prompt_that_is_not_finished_is_never_purged(tmp_path: Path) -> None:
     time = 0.0
-    state = State(tmp_path / "state.db", keep_s=1, clock=lambda: time)
+    state = State(tmp_path / "state.db", keep_s=lambda: 1, clock=lambda: time)
     await state.accept("", "a", b"body", HERE)
     time = 1e9
     await state.purge()
@@ -205,12 +205,12 @@ async def test_a_prompt_that_is_not_finished_is_never_purged(tmp_path: Path) -> 
 
 async def test_node_time_goes_on_where_the_last_agent_left_it(tmp_path: Path) -> None:
     clock = 5.0
-    state = State(tmp_path / "state.db", keep_s=100, clock=lambda: clock)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100, clock=lambda: clock)
     clock = 65.0
     await state.accept("", "a", b"body", HERE)
     await state.close()
     clock = 1.0  # another boot
-    state = State(tmp_path / "state.db", keep_s=100, clock=lambda: clock)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100, clock=lambda: clock)
     assert state.now() == 60.0
     await state.close()
 
@@ -234,13 +234,13 @@ async def test_what_arrives_together_shares_a_commit(state: State) -> None:
 
 async def test_a_damaged_database_is_set_aside_and_told_of(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    state = State(path, keep_s=100)
+    state = State(path, keep_s=lambda: 100)
     await asyncio.gather(*(state.accept("", f"p{n}", b"x" * 3000, HERE) for n in range(50)))
     await state.close()
     damaged = bytearray(path.read_bytes())
     damaged[4096 * 3 : 4096 * 20] = os.urandom(4096 * 17)
     path.write_bytes(damaged)
-    state = State(path, keep_s=100)
+    state = State(path, keep_s=lambda: 100)
     assert state.set_aside is not None
     assert state.set_aside.read_bytes() == damaged
     assert await state.accept("", "p0", b"new", HERE) is Accepted.NEW
@@ -250,10 +250,10 @@ async def test_a_damaged_database_is_set_aside_and_told_of(tmp_path: Path) -> No
 async def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     path.write_text("not a database, but long enough to be looked at as one" * 100)
-    state = State(path, keep_s=100)
+    state = State(path, keep_s=lambda: 100)
     assert state.set_aside is not None
     await state.close()
-    state = State(path, keep_s=100)
+    state = State(path, keep_s=lambda: 100)
     assert state.set_aside is None
     await state.close()
 
@@ -271,7 +271,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_keeps_nothing_and_room_brings_it_back(small_disk: Path) -> None:
-    state = State(small_disk / "state.db", keep_s=100)
+    state = State(small_disk / "state.db", keep_s=lambda: 100)
     await state.accept("", "kept", b"body", HERE)
     ballast = small_disk / "ballast"
     with ballast.open("wb") as file:

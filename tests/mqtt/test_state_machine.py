@@ -52,7 +52,7 @@ class Machine(RuleBasedStateMachine):
 
     def opened(self) -> State:
         return State(
-            Path(self.folder, str(self.crashes), "state.db"), keep_s=KEEP_S, clock=lambda: self.clock
+            Path(self.folder, str(self.crashes), "state.db"), keep_s=lambda: KEEP_S, clock=lambda: self.clock
         )
 
     def do(self, name: str, *values: Any, **named: Any) -> Any:

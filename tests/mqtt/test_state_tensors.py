@@ -15,7 +15,7 @@ HERE = Address("results/a")
 
 @pytest.fixture
 async def state(tmp_path: Path) -> AsyncIterator[State]:
-    state = State(tmp_path / "state.db", keep_s=100)
+    state = State(tmp_path / "state.db", keep_s=lambda: 100)
     yield state
     await state.close()
 
@@ -54,7 +54,7 @@ async def test_a_database_from_before_there_were_tensors_is_gone_on_with(tmp_pat
     old = sqlite3.connect(tmp_path / "state.db")
     old.executescript((Path(__file__).parent / "state_0002.sql").read_text())
     old.close()
-    state = State(tmp_path / "state.db", keep_s=1000, clock=lambda: 1.0)
+    state = State(tmp_path / "state.db", keep_s=lambda: 1000, clock=lambda: 1.0)
     assert state.set_aside is None
     before = await state.due(0, 10)
     assert [(parcel.payload, parcel.acks) for parcel in before] == [

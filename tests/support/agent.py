@@ -66,6 +66,12 @@ class Agent:
 
     def start(self, *, ready: bool = True) -> Agent:
         """Start it and wait until it answers, and with `ready` until its model does."""
+        self.begin()
+        self.wait("/readyz" if ready else "/healthz")
+        return self
+
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AUTOGLM_")}
         environment = {
@@ -87,8 +93,6 @@ class Agent:
                 stdout=log,
                 stderr=log,
             )
-        self.wait("/readyz" if ready else "/healthz")
-        return self
 
     def wait(self, path: str, seconds: float = 60) -> None:
         """Until a GET of `path` is answered by 200."""

@@ -28,6 +28,7 @@ class Issuer:
         self.fetched = 0  # times that its keys were asked for
         self.approved = False
         self.refresh = 0
+        self.claims: dict[str, Any] = {}  # of the tokens that it gives to who logs in
         self.keys: dict[str, rsa.RSAPrivateKey] = {}
         self.rotate()
         self.start()
@@ -39,6 +40,11 @@ class Issuer:
     def rotate(self) -> None:
         self.kid = f"key-{len(self.keys)}"
         self.keys = {**self.keys, self.kid: rsa.generate_private_key(65537, 2048)}
+
+    def withdraw(self) -> None:
+        """The newest key is none of its any longer."""
+        self.keys.popitem()
+        self.kid = list(self.keys)[-1]
 
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
@@ -102,7 +108,7 @@ class Issuer:
         if fields.get("device_code", fields.get("refresh_token")) not in ("device", str(self.refresh)):
             return 400, {"error": "invalid_grant"}
         self.refresh += 1
-        token = self.token("autoglm-controller", roles=["operator"], jti=str(self.refresh))
+        token = self.token("autoglm-controller", jti=str(self.refresh), **self.claims)
         return 200, {"access_token": token, "expires_in": 1, "refresh_token": str(self.refresh)}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -86,3 +86,14 @@ def test_a_variable_that_is_no_setting_is_warned_of(start_agent: Callable[..., A
     agent.stop()
     assert len(warnings) == 1
     assert "there is no setting AUTOGLM_QUEU_REQUESTS: is AUTOGLM_QUEUE_REQUESTS meant?" in warnings[0]
+
+
+def test_the_file_may_set_what_a_variable_has_another_name_for(
+    start_agent: Callable[..., Agent], echo_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f'model = "{echo_model}"\nmax_batch_size = 3\ndelay_ms = 2\n')
+    agent = start_agent(AUTOGLM_CONFIG=str(file), AUTOGLM_MODEL="")
+    settings = agent.status()["settings"]
+    agent.stop()
+    assert (settings["model"], settings["max_batch_size"], settings["delay_ms"]) == (str(echo_model), 3, 2.0)

@@ -20,6 +20,7 @@ cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Of = Annotated[str | None, typer.Option("--node", help="Of one node.")]
+OneNode = Annotated[str | None, typer.Option("--node", help="One node.")]
 To = Annotated[str | None, typer.Option(help="Of nodes with these labels: site=paris,kind=jetson.")]
 Kind = Annotated[list[str] | None, typer.Option("--kind", help="Of this kind; may be given again.")]
 Level = Annotated[list[str] | None, typer.Option("--level", help="Of this level; may be given again.")]
@@ -117,24 +118,62 @@ def audit(
 
 
 @config.command("show")
-def show(json: Json = False) -> None:
-    """List the layers of settings, the lowest first."""
-    from agent.cli.cloud.fleet import show
+def show(node: OneNode = None, json: Json = False) -> None:
+    """List the layers of settings, the lowest first; of one node what it is told, and by which layer."""
+    from agent.cli.cloud import config
 
-    show(json)
+    config.show(node, json)
 
 
 @config.command("set")
 def change(
-    settings: Annotated[list[str], typer.Argument(help="name=value; name=null takes it away.")],
-    to: Annotated[str | None, typer.Option(help="Nodes with these labels: site=paris,kind=jetson.")] = None,
-    node: Annotated[str | None, typer.Option(help="One node.")] = None,
+    settings: Annotated[
+        list[str], typer.Argument(help="name=value, models.NAME.setting=value; name=null takes it away.")
+    ],
+    to: To = None,
+    node: OneNode = None,
     json: Json = False,
 ) -> None:
     """Change settings of all nodes, of a group, or of one node."""
-    from agent.cli.cloud.fleet import change
+    from agent.cli.cloud import config
 
-    change(settings, to, node, json)
+    config.change(settings, to, node, json)
+
+
+@config.command("unset")
+def unset(
+    names: Annotated[list[str], typer.Argument(help="Names of settings.")],
+    to: To = None,
+    node: OneNode = None,
+    json: Json = False,
+) -> None:
+    """Take settings of all nodes, of a group, or of one node away: lower layers, or the node's own, count."""
+    from agent.cli.cloud import config
+
+    config.unset(names, to, node, json)
+
+
+@config.command("history")
+def history(
+    to: To = None,
+    node: OneNode = None,
+    limit: Annotated[int, typer.Option(help="How many changes.", min=1, max=1000)] = 50,
+    json: Json = False,
+) -> None:
+    """What was changed, by whom, and what it was before: the newest first."""
+    from agent.cli.cloud import config
+
+    config.history(to, node, limit, json)
+
+
+@config.command("rollback")
+def rollback(
+    change: Annotated[int, typer.Argument(help="A change, by its number in the history.")], json: Json = False
+) -> None:
+    """Make the settings that one change touched as they were before it."""
+    from agent.cli.cloud import config
+
+    config.rollback(change, json)
 
 
 @cloud.command()

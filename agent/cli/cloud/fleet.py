@@ -11,7 +11,7 @@ from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
 from agent.cli.screen import out, print_json, table
-from agent.duration import seconds
+from cloud_sync.duration import seconds
 
 
 def token(life: str, label: list[str], replace: str | None, json: bool) -> None:
@@ -72,28 +72,6 @@ def audit(limit: int, json: bool) -> None:
     table(heads, [_entry(one) for one in rows])
 
 
-def show(json: bool) -> None:
-    layers = Client().get("/config")
-    if json:
-        return print_json(layers)
-    lines = [
-        (layer["selector"], name, repr(value))
-        for layer in layers
-        for name, value in layer["settings"].items()
-    ]
-    table(("FOR", "SETTING", "VALUE"), lines)
-
-
-def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
-    if to and node:
-        raise UsageError("--to names a group, --node one node: give one of the two")
-    selector = f"node:{node}" if node else to or "all"
-    changed = Client().patch("/config", {"selector": selector, "settings": pairs.settings(given)})
-    if json:
-        return print_json(changed)
-    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
-
-
 def _entry(row: dict[str, Any]) -> tuple[str, ...]:
     when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     details = ", ".join(f"{key}={value}" for key, value in row["details"].items() if value not in (None, {}))
@@ -109,7 +87,7 @@ def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:
         node["state"],
         node["address"],
         ready,
-        told.get("version", ""),
+        " ".join(one for one in (told.get("version", ""), node["skew"] and f"({node['skew']})") if one),
         f"{_ago(now - node['seen_at'])} ago" if node["seen_at"] else "never",
         _config(node),
         str(node["backlog"]),

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from agent.cli.errors import UsageError
+from agent.model_settings import meant
+from cloud_sync.settings import DesiredModel
 
 
 def labels(given: list[str]) -> dict[str, str]:
@@ -13,10 +15,15 @@ def labels(given: list[str]) -> dict[str, str]:
 
 
 def settings(given: list[str]) -> dict[str, Any]:
-    """`limits.requests=4` goes into an object; `name=null` takes a setting away."""
+    """`anonymous_limit.requests_per_minute=4` goes into an object; `name=null` takes a setting away."""
     made: dict[str, Any] = {}
     for key, value in map(_split, given):
-        *path, last = key.split(".")
+        *path, last = _path(key)
+        if path == ["models"] and not isinstance(_value(value), dict | None):
+            near = meant(last.rpartition(".")[2], DesiredModel.model_fields)
+            raise UsageError(
+                f"{key} is no setting of a model{near or ': see models.NAME.* in docs/cloud.md'}"
+            )
         under = made
         for part in path:
             under = under.setdefault(part, {})
@@ -24,6 +31,31 @@ def settings(given: list[str]) -> dict[str, Any]:
                 raise UsageError(f"{key}: {part} is set to a value and to an object")
         under[last] = _value(value)
     return made
+
+
+def names(given: list[str]) -> dict[str, Any]:
+    """The same for settings that are taken away."""
+    return settings([f"{name}=null" for name in given])
+
+
+def _path(key: str) -> list[str]:
+    """By dots. A Model's name may hold some: what follows it is a setting of Models, or it is in quotes."""
+    top, _, rest = key.partition(".")
+    if top != "models" or not rest:
+        return _filled(key, key.split("."))
+    if rest[0] in "\"'" and (end := rest.find(rest[0], 1)) > 0:
+        own = rest[end + 1 :].removeprefix(".")
+        return _filled(key, [top, rest[1:end], *(own.split(".") if own else [])])
+    parts = rest.split(".")
+    known = (at for at in range(1, len(parts)) if parts[at] in DesiredModel.model_fields)
+    at = next(known, len(parts))
+    return _filled(key, [top, ".".join(parts[:at]), *parts[at:]])
+
+
+def _filled(key: str, path: list[str]) -> list[str]:
+    if not all(path):
+        raise UsageError(f"{key!r} is no setting's name")
+    return path
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
 from agent.cli.screen import err, out, print_json, table
-from agent.duration import seconds
+from cloud_sync.duration import seconds
 
 POLL_S = 1.0
 CALLS = 300  # of one client, whose authority ends after some time

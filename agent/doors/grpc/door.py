@@ -20,11 +20,15 @@ from agent.doors.node_face import Node
 AGAIN_S = 3.0  # between attempts to get the port
 CLOSING_S = 1.0  # for answers that are on their way out; idle streams are ended then
 CALLS = 256  # at once; more are refused before their tensors are read
+WINDOW = 512 * 1024  # bytes of a message that come without asking the client for more
 OPTIONS = {
     "grpc.so_reuseport": 0,  # else two agents would share a port, and its callers, without a word
     "grpc.max_send_message_length": -1,  # outputs are as large as they are
     "grpc.keepalive_time_ms": 60_000,  # so that a client that vanished is noticed
     "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.http2.lookahead_bytes": WINDOW,
+    "grpc.http2.bdp_probe": 0,
+    "grpc.http2.max_frame_size": WINDOW,
 }
 
 log = structlog.get_logger()

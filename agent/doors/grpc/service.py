@@ -1,12 +1,14 @@
 """GRPCInferenceService: each call translates, and delegates. What Triton's has beside these is UNIMPLEMENTED.
 
-A unary call takes (request, caller, context), and gives the message or a dict of its fields.
+A unary call takes (request, caller, context), and gives the message or a dict of its fields. The request of
+an inference is an Asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,10 +16,11 @@ from google.protobuf import json_format
 
 from agent.access import Caller
 from agent.doors.grpc import oip_pb2 as pb
+from agent.doors.grpc.asked import parse, parse_asked
 from agent.doors.grpc.guard import Context, Guard
 from agent.doors.grpc.infer import infer
 from agent.doors.grpc.stream import converse
-from agent.doors.grpc.tensors import parameters, parse
+from agent.doors.grpc.tensors import parameters
 from agent.doors.inference_protocol import models
 from agent.doors.inference_protocol.config import config
 from agent.doors.node_face import Node
@@ -108,10 +111,11 @@ class _Calls:
 def _unary(guard: Guard, name: str, call: Call, within_s: float) -> grpc.RpcMethodHandler:
     """To gRPC a stream of one request, which clients cannot tell: only so can the wait for it have an end."""
     request, response = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
+    read = parse_asked if request is pb.ModelInferRequest else partial(parse, request)
 
     async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
         async def work(caller: Caller) -> Any:
-            return await call(parse(request, await _only(context, within_s)), caller, context)
+            return await call(read(await _only(context, within_s)), caller, context)
 
         found = await guard.run(name, context, work)
         told = json_format.ParseDict(found, response()) if isinstance(found, dict) else found

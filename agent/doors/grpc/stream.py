@@ -13,9 +13,9 @@ import structlog
 
 from agent.access import Caller
 from agent.doors.grpc import oip_pb2 as pb
+from agent.doors.grpc.asked import parse_asked
 from agent.doors.grpc.guard import Context
 from agent.doors.grpc.infer import infer
-from agent.doors.grpc.tensors import parse
 from agent.doors.node_face import Node
 from agent.errors import AgentError
 
@@ -48,9 +48,9 @@ async def _answer(node: Node, data: bytes, caller: Caller, context: Context) -> 
     """Each answer is the last one of its request, and says so, as Triton's do."""
     id, problem = "", ""
     try:
-        request = parse(pb.ModelInferRequest, data)
-        id = request.id
-        found = await infer(node, request, caller, context)
+        asked = parse_asked(data)
+        id = asked.request.id
+        found = await infer(node, asked, caller, context)
     except AgentError as error:
         found, problem = pb.ModelInferResponse(id=id), error.message
     except Exception:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
-
-from google.protobuf.message import DecodeError
+from typing import Any
 
 from agent.doors.grpc import oip_pb2 as pb
+from agent.doors.grpc.asked import Asked
 from agent.doors.inference_protocol import values
 from agent.doors.inference_protocol.request import MOST_TENSORS, check_input, check_size, inference
 from agent.errors import BadRequest
-from agent.tensor import Inference, Outputs, Tensor
+from agent.tensor import Data, Inference, Outputs, Tensor
 
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -24,21 +23,9 @@ _CONTENTS = {
 """Which field holds the values of a datatype; FP16 has none."""
 
 
-M = TypeVar("M")
-
-
-def parse(kind: type[M], data: bytes) -> M:
-    """A message of this kind. Raises BadRequest."""
-    try:
-        return kind.FromString(data)  # type: ignore[attr-defined,no-any-return]  # protobuf has no types
-    except DecodeError:
-        raise BadRequest(f"the message is not a {kind.__name__}") from None
-
-
-def read(
-    request: pb.ModelInferRequest, raw: Sequence[bytes], remaining: float | None, *, model: str, sender: str
-) -> Inference:
-    """`raw` are its `raw_input_contents`; `remaining`: how long the caller waits. Raises BadRequest."""
+def read(found: Asked, remaining: float | None, *, model: str, sender: str) -> Inference:
+    """`remaining`: how long the caller waits. Raises BadRequest."""
+    request, raw = found.request, found.raw
     if not 0 < len(request.inputs) <= MOST_TENSORS or len(request.outputs) > MOST_TENSORS:
         raise BadRequest(f"a request has 1 to {MOST_TENSORS} inputs")
     if raw and len(raw) != len(request.inputs):
@@ -61,7 +48,7 @@ def answer(id: str, model: str, version: str, outputs: Outputs) -> pb.ModelInfer
         model_version=version,
         id=id,
         outputs=[make(name=one.name, datatype=one.datatype, shape=one.shape) for one in outputs.tensors],
-        raw_output_contents=[one.data for one in outputs.tensors],
+        raw_output_contents=[bytes(one.data) for one in outputs.tensors],
     )
 
 
@@ -74,7 +61,7 @@ def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tensor(one: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+def _tensor(one: pb.ModelInferRequest.InferInputTensor, raw: Data | None) -> Tensor:
     name, datatype, shape = one.name[:100], one.datatype, tuple(one.shape)
     count = check_input(name, datatype, shape, parameters(one.parameters))
     if raw is None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -45,6 +46,7 @@ class Exchange:
         self.gone = False  # the client is
         self.started = time.monotonic()
         self._receive, self._send = receive, send
+        self._state: dict[str, Any] = scope.setdefault("state", {})
         self._max_body = max_body
         self._body_timeout = body_timeout
         self._received = 0
@@ -64,15 +66,18 @@ class Exchange:
         """Raises TooLarge, BodyTimeout and BodiesFull while the body comes."""
         if self._body_done:
             return self._noted(await self._receive())
-        try:
-            async with asyncio.timeout(self.started + self._body_timeout - time.monotonic()):
-                message = self._noted(await self._receive())
-        except TimeoutError:
-            raise BodyTimeout(f"The request's body did not arrive within {self._body_timeout:g} s.") from None
+        message = self._noted(await (self._receive() if self._state.get("whole") else self._in_time()))
         if self._received > self._max_body:
             raise self._too_large()
         self._hold(len(message.get("body", b"")))
         return message
+
+    async def _in_time(self) -> Message:
+        try:
+            async with asyncio.timeout(self.started + self._body_timeout - time.monotonic()):
+                return await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(f"The request's body did not arrive within {self._body_timeout:g} s.") from None
 
     def _hold(self, size: int) -> None:
         if self._body_done:

@@ -58,7 +58,7 @@ class Guard:
         )
         structlog.contextvars.bind_contextvars(request_id=exchange.id)
         try:
-            state = scope.setdefault("state", {})
+            state = scope["state"]
             state["request_id"] = exchange.id
             state["caller"] = await self._admit(scope, exchange)
         except AgentError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,7 +20,6 @@ from agent.errors import AgentError, BadRequest, Cancelled, ModelNotFound, TooLa
 from agent.tensor import Inference, Outputs
 from agent.tensor_lane import TensorTicket
 
-UNWATCHED_S = 0.02  # most answers are there by then, and a task for each would cost a tenth of its request
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _LENGTH = HEADER_LENGTH.lower().encode()
 
@@ -53,7 +53,7 @@ class InferRoute:
             raise ModelNotFound(f"the model '{name[:100]}' is not on this node")
         asked, wanted = await self._read(name, caller, scope, receive)
         ticket = self._node.serving.infer(asked)
-        outputs = await _outputs(ticket, receive)
+        outputs = await _outputs(ticket, scope["state"]["farewells"])
         about = {"model": offered.name, "version": ticket.version}
         if sum(len(tensor.data) for tensor in outputs.tensors) > LARGE:
             body, length = await asyncio.to_thread(write, outputs, wanted, **about)
@@ -103,24 +103,14 @@ def _plain(body: bytes, headers: dict[bytes, bytes], most: int) -> bytes:
     return plain
 
 
-async def _outputs(ticket: TensorTicket, receive: Receive) -> Outputs:
-    """A client that goes away ends its Ticket; who has the answer at once is not watched."""
-    watching: list[asyncio.Task[None]] = []
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        ticket.cancel()
-
-    loop = asyncio.get_running_loop()
-    later = loop.call_later(UNWATCHED_S, lambda: watching.append(loop.create_task(watch())))
+async def _outputs(ticket: TensorTicket, farewells: set[Callable[[], None]]) -> Outputs:
+    """A client that goes away ends its Ticket."""
+    farewells.add(ticket.cancel)
     try:
         return await ticket.only()
     finally:
+        farewells.discard(ticket.cancel)
         ticket.cancel()
-        later.cancel()
-        for task in watching:
-            task.cancel()
 
 
 async def _respond(body: bytes, length: int | None, send: Send) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.doors.inference_protocol import values
 from agent.doors.inference_protocol.request import Wanted
-from agent.tensor import Outputs
+from agent.tensor import Data, Outputs
 
 _encode = msgspec.json.encode
 
@@ -16,7 +16,7 @@ _encode = msgspec.json.encode
 def write(outputs: Outputs, wanted: Wanted, *, model: str, version: str) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part where raw tensors follow it."""
     described: list[dict[str, Any]] = []
-    raw: list[bytes] = []
+    raw: list[Data] = []
     for one in outputs.tensors:
         about: dict[str, Any] = {"name": one.name, "datatype": one.datatype, "shape": one.shape}
         if wanted.raw(one.name):

@@ -18,7 +18,7 @@ import msgspec
 from agent.doors.inference_protocol import values
 from agent.errors import BadRequest
 from agent.ids import new_id
-from agent.tensor import SIZES, Inference, Tensor, elements
+from agent.tensor import SIZES, Data, Inference, Tensor, elements
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MOST_TENSORS = 1024
@@ -153,14 +153,14 @@ def _inputs(body: _Body, rest: memoryview) -> tuple[Tensor, ...]:
             raise BadRequest(
                 f"input '{one.name[:100]}': binary_data_size is {size}; {len(rest) - at} bytes are left"
             )
-        found.append(_tensor(one, bytes(rest[at : at + size])))
+        found.append(_tensor(one, rest[at : at + size]))
         at += size
     if at != len(rest):
         raise BadRequest(f"{len(rest) - at} bytes behind the tensors belong to none")
     return tuple(found)
 
 
-def _tensor(one: _Input, raw: bytes | None) -> Tensor:
+def _tensor(one: _Input, raw: Data | None) -> Tensor:
     name = one.name[:100]
     count = check_input(name, one.datatype, one.shape, one.parameters)
     if raw is None:
@@ -188,7 +188,7 @@ def check_input(name: str, datatype: str, shape: Sequence[int], parameters: Mapp
     return count
 
 
-def check_size(name: str, datatype: str, raw: bytes, count: int) -> None:
+def check_size(name: str, datatype: str, raw: Data, count: int) -> None:
     """Whether raw bytes are so many elements. Raises BadRequest."""
     if datatype != "BYTES":
         if len(raw) != count * SIZES[datatype]:

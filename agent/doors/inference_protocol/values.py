@@ -8,7 +8,7 @@ from array import array
 from typing import Any
 
 from agent.errors import BadRequest
-from agent.tensor import elements
+from agent.tensor import Data, elements
 
 _CODES = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
@@ -28,7 +28,7 @@ def to_raw(name: str, datatype: str, values: Any, count: int) -> bytes:
         raise BadRequest(f"input '{name}' has a value that is no {datatype}") from None
 
 
-def from_raw(datatype: str, raw: bytes) -> list[Any]:
+def from_raw(datatype: str, raw: Data) -> list[Any]:
     """The values, flat."""
     if datatype == "BYTES":
         return [element.decode("utf-8", "replace") for element in elements(raw)]

@@ -185,7 +185,7 @@ async def _open(node: Node) -> State:
     while True:
         try:
             return await asyncio.to_thread(
-                State, settings.data_dir / "state.db", keep_s=settings.results_keep_s
+                State, settings.data_dir / "state.db", keep_s=lambda: settings.results_keep_s
             )
         except (StateError, OSError) as error:
             log.error("the database cannot be opened: no mqtt", reason=str(error), again_in_s=BACKOFF_MOST_S)

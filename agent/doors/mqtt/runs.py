@@ -72,14 +72,17 @@ class Runs:
     ) -> None:
         self._settings, self._serving, self._telemetry = settings, serving, telemetry
         self._state, self._topics, self._out = state, topics, out
-        # Enough that the Worker never waits for the disk, few enough to hold in memory.
-        self._most = min(settings.queue_requests, max(16, 2 * (settings.max_batch_size or 32)))
         self._most_bytes = 4 * settings.max_body_bytes
         self._running: dict[int, int] = {}  # number -> bytes of its body
         self._held: dict[str, float] = {}  # sender -> until, on the monotonic clock
         self._hold_s: dict[str, float] = {}  # sender -> for how long the next time
         self._full = {"prompts": _Full(), "tensors": _Full()}
         self._wake = asyncio.Event()
+
+    @property
+    def _most(self) -> int:
+        """Enough that the Worker never waits for the disk, few enough to hold in memory."""
+        return min(self._settings.queue_requests, max(16, 2 * (self._settings.max_batch_size or 32)))
 
     def wake(self) -> None:
         self._wake.set()

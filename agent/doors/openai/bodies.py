@@ -21,7 +21,7 @@ from agent.doors.openai.fields import (
     TemplateKwargs,
     wrong,
 )
-from agent.duration import Duration
+from cloud_sync.duration import Duration
 
 MAX_MESSAGES = 4096
 

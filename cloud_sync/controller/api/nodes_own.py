@@ -45,7 +45,10 @@ def routes(controller: Controller) -> APIRouter:
     @router.post("/node/report")
     async def report(report: Report, holder: NodeHolder, request: Request) -> Answer:
         """The Reported document, and the heartbeat."""
-        return await controller.reports.take(holder, report, address(request))
+        answer = await controller.reports.take(holder, report, address(request))
+        if answer.epoch != controller.hints.epoch:
+            await controller.hints.changed()
+        return answer
 
     @router.get("/node/desired", response_model=Desired, responses={304: {"description": "No other."}})
     async def desired(holder: NodeHolder, if_none_match: Annotated[str, Header()] = "") -> Response:
@@ -58,7 +61,7 @@ def routes(controller: Controller) -> APIRouter:
 
     @router.get("/node/hints", response_class=StreamingResponse)
     async def hints(holder: NodeHolder, request: Request) -> StreamingResponse:
-        """Server-sent events: `desired`, with the generation that is to be fetched."""
+        """Server-sent events: `desired`, with the generation that is there, and as id epoch.generation."""
         stream = await controller.reports.opened(holder, address(request))
         return StreamingResponse(_stream(controller, holder, stream), media_type="text/event-stream")
 
@@ -75,7 +78,8 @@ async def _stream(controller: Controller, holder: Holder, name: str) -> AsyncIte
                 if generation is None:
                     yield b":\n\n"
                 elif not listener.over:
-                    yield b"event: desired\ndata: %d\n\n" % generation
+                    epoch = controller.hints.epoch
+                    yield b"event: desired\nid: %d.%d\ndata: %d\n\n" % (epoch, generation, generation)
         finally:
             if not listener.over and not controller.hints.closed:
                 controller.watch.dropped(holder, name)

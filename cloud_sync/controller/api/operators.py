@@ -1,14 +1,15 @@
-"""`/api/v1/...` for operators: join tokens, nodes, settings, the audit log."""
+"""`/api/v1/...` for operators: join tokens, nodes, the audit log."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from cloud_sync.controller.access import Admin, Operator, Viewer
 from cloud_sync.controller.answers import AnsweredOnce
+from cloud_sync.controller.api.config import Changed
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.fleet import AuditRow, NodeRow
 from cloud_sync.messages import API, LabelKey, Labels, LabelValue, NodeName
@@ -26,20 +27,9 @@ class MadeToken(BaseModel):
     token: str
 
 
-class LayerBody(BaseModel):
-    selector: Annotated[str, Field(max_length=2000)] = "all"
-    """`all`, `key=value,...`, or `node:NAME`."""
-    settings: dict[str, Any]
-
-
 class NewLabels(BaseModel):
     labels: Annotated[dict[LabelKey, LabelValue | None], Field(max_length=32)]
     """null takes one away."""
-
-
-class Changed(BaseModel):
-    nodes: int
-    """Whose Desired documents changed."""
 
 
 def routes(controller: Controller) -> APIRouter:
@@ -88,18 +78,5 @@ def routes(controller: Controller) -> APIRouter:
     ) -> list[AuditRow]:
         """Who changed what, the newest first, older than the row `before`."""
         return await controller.fleet.audit(before, limit)
-
-    @router.get("/config")
-    async def config(actor: Viewer) -> list[LayerBody]:
-        """The layers of settings, the lowest first."""
-        found = await controller.fleet.layers()
-        return [LayerBody(selector=str(selector), settings=settings) for selector, settings in found]
-
-    @router.patch("/config")
-    async def change(body: LayerBody, actor: Operator) -> Changed:
-        """Change settings of one layer: those that are named; null takes one away."""
-        changed = await controller.fleet.change(actor, body.selector, body.settings)
-        await controller.hints.changed()
-        return Changed(nodes=changed)
 
     return router

@@ -1,0 +1,86 @@
+"""Settings of nodes: layers, and what they come to for one node."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from agent.cli.cloud import pairs
+from agent.cli.cloud.client import Client
+from agent.cli.errors import CommandError, UsageError
+from agent.cli.screen import out, print_json, table
+
+
+def show(node: str | None, json: bool) -> None:
+    found = Client().get(f"/nodes/{quote(node)}/config" if node else "/config")
+    if json:
+        return print_json(found)
+    if node:
+        return table(("SETTING", "VALUE", "FROM", "STATE", "REASON"), [_row(one) for one in found["sources"]])
+    lines = [
+        (layer["selector"], name, repr(value)) for layer in found for name, value in layer["settings"].items()
+    ]
+    table(("FOR", "SETTING", "VALUE"), lines)
+
+
+def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
+    _patch(pairs.settings(given), to, node, json)
+
+
+def unset(given: list[str], to: str | None, node: str | None, json: bool) -> None:
+    _patch(pairs.names(given), to, node, json)
+
+
+def history(to: str | None, node: str | None, limit: int, json: bool) -> None:
+    only = {"selector": _selector(to, node)} if to or node else {}
+    rows = Client().get("/config/history", limit=limit, **only)
+    if json:
+        return print_json(rows)
+    heads = ("CHANGE", "WHEN", "WHO", "FOR", "SETTING", "FROM", "TO")
+    table(heads, [line for row in rows for line in _lines(row)])
+
+
+def rollback(change: int, json: bool) -> None:
+    found = Client().get("/config/history", before=change + 1, limit=1)
+    if not found or found[0]["id"] != change:
+        raise CommandError(f"there is no change {change}: autoglm cloud config history lists them")
+    if found[0]["undo"] is None:
+        raise CommandError(f"what was before the change {change} was not noted")
+    _send(found[0]["selector"], found[0]["undo"], json)
+
+
+def _patch(settings: dict[str, Any], to: str | None, node: str | None, json: bool) -> None:
+    _send(_selector(to, node), settings, json)
+
+
+def _selector(to: str | None, node: str | None) -> str:
+    if to and node:
+        raise UsageError("--to names a group, --node one node: give one of the two")
+    return f"node:{node}" if node else to or "all"
+
+
+def _send(selector: str, settings: dict[str, Any], json: bool) -> None:
+    changed = Client().patch("/config", {"selector": selector, "settings": settings})
+    if json:
+        return print_json(changed)
+    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
+
+
+def _lines(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of each setting that a change names."""
+    when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    before = row["undo"] or {}
+    return [
+        (str(row["id"]), when, row["actor"], row["selector"], name, _value(before.get(name)), _value(value))
+        for name, value in row["changes"].items()
+    ]
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None else repr(value)
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    name = ".".join(f'"{part}"' if "." in part else part for part in one["path"])
+    return (name, repr(one["value"]), one["source"], one["state"], one["reason"])
