@@ -8,7 +8,7 @@ export CUDA ?= auto
 RUNTIME := .venv/.installed-cuda-$(CUDA)
 DEV := .venv/.installed-dev
 
-.PHONY: help install run dev test check format bench bench-cloud protos clean
+.PHONY: help install run dev test soak check format bench bench-cloud protos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ run: $(RUNTIME) ## Install, then serve on 127.0.0.1:8080 with an MQTT broker ins
 
 test: $(DEV) ## Install what tests need, then run them (ARGS="-k name" for some)
 	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(DEV) ## Kill node and controller at random moments under load for 10 minutes (ARGS=60: an hour)
+	AUTOGLM_SOAK_MINUTES=$(or $(ARGS),10) .venv/bin/pytest tests/cloud/test_kills.py
 
 check: $(DEV) ## Formatting, lint and strict typing
 	.venv/bin/ruff format --check .

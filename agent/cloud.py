@@ -18,7 +18,7 @@ from agent.telemetry import Telemetry
 from cloud_sync import twin_file
 from cloud_sync.host import Address, Facts
 from cloud_sync.link import Link
-from cloud_sync.membership import Membership, NotJoined
+from cloud_sync.membership import Damaged, Membership, NotJoined
 from cloud_sync.messages import Item, ModelReport
 
 AGAIN_S = 5.0  # how soon the link begins again where it failed
@@ -44,15 +44,17 @@ class Cloud:
         self._began = time.monotonic()
         self._link: Link | None = None
         self._fleet: dict[str, str] = {}
+        self._trouble = ""
         self.doors = agent.doors
         self._recorder = Recorder(settings, agent.telemetry, self)
 
     def status(self) -> dict[str, Any] | None:
         """For `/status`; None: this machine is no node of a fleet."""
-        if self._link is None:
+        if self._link is None and not self._trouble:
             return None
-        there = {"url": self._settings.cloud_url or self._fleet["url"]}
-        return {**self._fleet, **there, "link": self._link.says}
+        there = {"url": self._settings.cloud_url or self._fleet["url"]} if self._fleet else {}
+        says = self._trouble or (self._link.says if self._link else "")
+        return {**self._fleet, **there, "link": says}
 
     def telemetry(self) -> dict[str, Any] | None:
         """For `/status`: what waits for the controller; None: nothing is kept."""
@@ -63,8 +65,8 @@ class Cloud:
         while True:
             try:
                 membership = await asyncio.to_thread(Membership, self._settings.cloud_dir)
-                self._fleet = {"url": membership.fleet.url, "name": membership.fleet.name}
-                self._link = Link(membership, self, self._recorder.drain)
+                self._fleet = {"url": membership.fleet.shown, "name": membership.fleet.name}
+                self._link, self._trouble = Link(membership, self, self._recorder.drain), ""
                 async with asyncio.TaskGroup() as group:
                     recording = group.create_task(self._recorder.run())
                     await self._link.run()
@@ -73,10 +75,19 @@ class Cloud:
                 self._link = None
                 self._recorder.forget()
             except NotJoined:
+                self._link, self._trouble = None, ""
                 self._recorder.forget()
-            except Exception:  # ours: it must cost no more than the link
+            except Damaged as error:
+                self._failed(str(error))
+            except Exception as error:  # ours: it must cost no more than the link
                 log.exception("the link failed", again_in_s=AGAIN_S)
+                self._failed(f"it failed: {error}")
             await asyncio.sleep(AGAIN_S)
+
+    def _failed(self, why: str) -> None:
+        if why != self._trouble:
+            log.error("no link to the controller", reason=why)
+        self._trouble = why
 
     # What the link asks: cloud_sync.host.Host.
 

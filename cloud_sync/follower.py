@@ -32,6 +32,7 @@ class Follower:
         self.contact: float | None = None
         self._work = asyncio.Event()
         self._changes = asyncio.Lock()
+        self.trouble = ""  # with the disk
 
     async def start(self) -> None:
         """Of the link. The start of the agent was counted before. OSError."""
@@ -151,7 +152,13 @@ class Follower:
                 twin = change(self.twin) if self.twin.newest == asked else None
                 if twin is None:
                     return False
-                await asyncio.to_thread(twin_file.write, self._folder, twin)
+                try:
+                    await asyncio.to_thread(twin_file.write, self._folder, twin)
+                except OSError as error:
+                    self.trouble = f"what is set cannot be kept: {error}"
+                    self.news.set()
+                    raise
+                self.trouble = ""
                 self._keep_in_mind(twin)
                 return True
 

@@ -137,6 +137,17 @@ def fingerprint(certificate: bytes) -> str:
         raise BadIdentity("it is no certificate") from None
 
 
+def check_pair(pair: bytes, ca: bytes) -> None:
+    """That a key and a certificate (PEM) are whole and belong together and to this CA. BadIdentity."""
+    try:
+        key, one = _load_key(pair), _load_certificate(pair)
+        one.verify_directly_issued_by(_load_certificate(ca))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise BadIdentity("the key or the certificate is damaged") from error
+    if one.public_key() != key.public_key():
+        raise BadIdentity("the certificate is another key's")
+
+
 def life(certificate: bytes) -> tuple[float, float]:
     """From when to when a certificate is good."""
     one = _load_certificate(certificate)

@@ -12,32 +12,36 @@ from cloud_sync.identity import BadIdentity
 from cloud_sync.join_token import JoinToken
 from cloud_sync.membership import Fleet, Membership
 from cloud_sync.messages import Join
-from cloud_sync.transports.https import Https, fetch_ca
+from cloud_sync.transports.choice import find_ca, open_transport
 from cloud_sync.transports.transport import LinkError, Rejected
 from models.disk import write_private
 
 
-async def join(url: str, token: str, name: str, labels: Mapping[str, str], folder: Path) -> Membership:
-    """Raises Rejected, LinkError, OSError; ValueError: the token is none."""
-    url = url.rstrip("/")
+async def join(
+    url: str, token: str, name: str, labels: Mapping[str, str], folder: Path, broker_ca: str = ""
+) -> Membership:
+    """`broker_ca`: PEM. Raises Rejected, LinkError, OSError; ValueError: the token is none."""
+    fleet = Fleet(url=url.rstrip("/"), name=name, broker_ca=broker_ca)
     given = JoinToken.parse(token)
-    ca = await fetch_ca(url)
+    ca = await find_ca(fleet, folder)
     try:
         right = identity.fingerprint(ca) == given.fingerprint
     except BadIdentity:
         right = False
     if not right:
-        raise Rejected("wrong_controller", f"{url} is not the controller that this token comes from")
+        raise Rejected("wrong_controller", f"{fleet.shown} is not the controller that this token comes from")
     key = await asyncio.to_thread(_key, folder / "joining.key")
-    await asyncio.to_thread(write_private, folder / "ca.pem", ca)
-    transport = Https(url, folder / "ca.pem", None)
+    trusted = folder / "joining.ca"  # until it is a node there, what it is elsewhere stays as it is
+    await asyncio.to_thread(write_private, trusted, ca)
+    transport = open_transport(fleet, trusted, None)
     try:
         csr = identity.request(key, name).decode()
         joined = await transport.join(Join(token=token, csr=csr, name=name, labels=dict(labels)))
     finally:
         await transport.close()
     pair = key + joined.certificate.encode()
-    return await asyncio.to_thread(Membership.create, folder, Fleet(url=url, name=joined.name), ca, pair)
+    fleet.name = joined.name
+    return await asyncio.to_thread(Membership.create, folder, fleet, ca, pair)
 
 
 async def leave(folder: Path, force: bool) -> None:
@@ -47,7 +51,7 @@ async def leave(folder: Path, force: bool) -> None:
     """
     membership = await asyncio.to_thread(Membership, folder)
     with contextlib.suppress(*((LinkError, Rejected) if force else (Rejected,))):
-        transport = Https(membership.fleet.url, membership.ca, membership.identity)
+        transport = open_transport(membership.fleet, membership.ca, membership.identity)
         try:
             await transport.leave()
         finally:

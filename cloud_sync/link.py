@@ -11,38 +11,32 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable
 
 import structlog
 
-from cloud_sync import identity
-from cloud_sync.backoff import pause as _pause
+from cloud_sync import kept
+from cloud_sync.backoff import pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
 from cloud_sync.membership import Membership, NotJoined
-from cloud_sync.messages import Answer, Renew, Report
+from cloud_sync.messages import Answer, Report
+from cloud_sync.renewal import Renewal
 from cloud_sync.telemetry.drain import Drain
-from cloud_sync.transports.https import Https
+from cloud_sync.transports.choice import open_transport
 from cloud_sync.transports.transport import LinkError, Rejected, Transport
 
 HEARTBEAT_S = 300.0  # until the controller says otherwise
 HEALTH_S = 2.0  # how often is looked whether the node is as ready as was told
 SPREAD = 0.1  # of a heartbeat, at random
-RENEW_AT = 2 / 3  # of a certificate's life
-LOOK_S = 3600.0  # how often the certificate is looked at
 REJECTED_S = 60.0  # how soon again where the identity is refused
 
 log = structlog.get_logger()
 
 
 class Link:
-    """`clock`: wall time, which certificates are measured by."""
-
-    def __init__(
-        self, membership: Membership, host: Host, drain: Drain, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._membership, self._host, self._clock = membership, host, clock
-        self._drain = drain
+    def __init__(self, membership: Membership, host: Host, drain: Drain) -> None:
+        self._membership, self._host, self._drain = membership, host, drain
+        self._renewal = Renewal(membership)
         self._follower = Follower(membership.folder, host)
         self._boot = secrets.token_hex(8)
         self._number = 0
@@ -50,7 +44,12 @@ class Link:
         self._heartbeat_s = HEARTBEAT_S
         self._fetch = asyncio.Event()
         self._renewed = asyncio.Event()
-        self.says = "not connected yet"  # for `/status`
+        self._said = "not connected yet"
+
+    @property
+    def says(self) -> str:
+        """For `/status`."""
+        return self._follower.trouble or self._said
 
     async def run(self) -> None:
         """Until cancelled, or the machine is a node no longer. Nothing else is disturbed by what happens."""
@@ -64,9 +63,8 @@ class Link:
                 except NotJoined:
                     follower.cancel()
                     return
-                there = self._host.address()
-                url = there.url or self._membership.fleet.url
-                transport = Https(url, self._membership.ca, self._membership.identity, there.proxy)
+                self._renewal = Renewal(self._membership)
+                transport = self._open()
                 try:
                     async with asyncio.TaskGroup() as connected:
                         tasks = [
@@ -89,18 +87,24 @@ class Link:
         """By the address that the host tells now."""
         self._renewed.set()
 
+    def _open(self) -> Transport:
+        now, there = self._membership, self._host.address()
+        fleet = now.fleet.model_copy(update={"url": there.url or now.fleet.url})
+        return open_transport(fleet, now.ca, now.identity, there.proxy)
+
     async def _report(self, transport: Transport) -> None:
         pauses = 0
         while True:
             self._follower.news.clear()
             self._number += 1
+            damaged = await asyncio.to_thread(self._damaged)
             try:
-                answer = await transport.report(self._facts())
+                answer = await transport.report(self._facts(damaged))
             except (LinkError, Rejected) as error:
                 self._lost(error)
-                pause = _pause(pauses) if isinstance(error, LinkError) else REJECTED_S
+                again_in_s = pause(pauses) if isinstance(error, LinkError) else REJECTED_S
                 pauses += 1
-                if await self._joins_anew(pause):
+                if await self._joins_anew(again_in_s):
                     return self._renewed.set()
                 continue
             pauses = 0
@@ -126,7 +130,11 @@ class Link:
             if self._follower.news.is_set() or self._host.ready()[0] != self._told_ready:
                 return
 
-    def _facts(self) -> Report:
+    def _damaged(self) -> list[str]:
+        folder = self._membership.folder
+        return (kept.damaged(folder) + kept.damaged(folder.parent))[:100]
+
+    def _facts(self, damaged: list[str]) -> Report:
         facts, twin = self._host.facts(), self._follower.twin
         self._told_ready, reason = self._host.ready()
         return Report(
@@ -139,17 +147,19 @@ class Link:
             observed_generation=twin.observed,
             items=twin.items,
             ready=self._told_ready,
-            reason=reason[:1000],
+            reason=(reason or self._follower.trouble)[:1000],
             models=facts.models,
+            damaged=damaged,
             backlog=self._drain.backlog,
         )
 
     def _answered(self, answer: Answer) -> None:
         self._follower.contact = time.monotonic()
+        self._renewal.heard(answer.now)
         self._heartbeat_s = answer.heartbeat_s
-        if self.says != "connected":
-            log.info("the controller answers", url=self._membership.fleet.url)
-        self.says = "connected"
+        if self._said != "connected":
+            log.info("the controller answers", url=self._membership.fleet.shown)
+        self._said = "connected"
         self._drain.link(there=True)
         if self._is_news(answer.epoch, answer.generation):
             self._fetch.set()
@@ -159,9 +169,11 @@ class Link:
         return newest is None or (epoch, generation) > (newest.epoch, newest.generation)
 
     def _lost(self, error: Exception) -> None:
-        if self.says == "connected" or self.says != str(error):
+        if isinstance(error, Rejected):
+            self._renewal.refused(error.code)
+        if self._said == "connected" or self._said != str(error):
             log.warning("no link to the controller", reason=str(error))
-        self.says = str(error)
+        self._said = str(error)
         self._drain.link(there=False)
 
     async def _listen(self, transport: Transport) -> None:
@@ -176,7 +188,7 @@ class Link:
                 log.debug("no hints", reason=str(error))
                 if isinstance(error, Rejected):
                     self._follower.news.set()  # a report will hear why
-            await asyncio.sleep(_pause(pauses))
+            await asyncio.sleep(pause(pauses))
             pauses += 1
 
     async def _follow(self, transport: Transport) -> None:
@@ -189,32 +201,9 @@ class Link:
                     await self._follower.heard(found)
             except (LinkError, Rejected, OSError) as error:
                 log.warning("desired could not be had", reason=str(error))
-                await asyncio.sleep(_pause(3))
+                await asyncio.sleep(pause(3))
                 self._fetch.set()
 
     async def _renew(self, transport: Transport) -> None:
-        pauses = 0
-        while True:
-            pair = await asyncio.to_thread(self._membership.identity.read_bytes)
-            begun, ended = identity.life(pair)
-            due = begun + identity.EARLIER_S
-            due += (ended - due) * RENEW_AT
-            if self._clock() < due:
-                await asyncio.sleep(min(LOOK_S, due - self._clock() + 1))
-                continue
-            try:
-                await self._renew_now(transport, pair)
-                return self._renewed.set()
-            except (LinkError, Rejected, OSError) as error:
-                log.warning("the certificate cannot be renewed", reason=str(error))
-            pauses += 1
-            await asyncio.sleep(_pause(pauses + 3))
-
-    async def _renew_now(self, transport: Transport, pair: bytes) -> None:
-        key = identity.new_key()
-        csr = identity.request(key, self._membership.fleet.name)
-        certificate = pair[pair.index(b"-----BEGIN CERTIFICATE") :].decode()
-        asked = Renew(certificate=certificate, csr=csr.decode(), proof=identity.prove(pair, csr))
-        renewed = await transport.renew(asked)
-        await asyncio.to_thread(self._membership.renew, key + renewed.certificate.encode())
-        log.info("the certificate is renewed")
+        await self._renewal.run(transport)
+        self._renewed.set()

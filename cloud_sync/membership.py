@@ -1,4 +1,4 @@
-"""What makes this machine a node of a fleet: files in `cloud/` of the agent's data folder.
+"""What makes this machine a node of a fleet: files in `cloud/` of the agent's data folder, each kept twice.
 
 `identity.pem` holds the key and its certificate together, so that they are replaced together; `fleet.json`
 says where the controller is; `ca.pem` is whom the node trusts.
@@ -8,53 +8,72 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from cloud_sync import kept
+from cloud_sync.identity import BadIdentity, check_pair, fingerprint
 from cloud_sync.messages import NodeName
-from models.disk import write_private
 
 
 class NotJoined(Exception):
-    """This machine is no node of any fleet, or its files are not whole."""
+    """This machine is no node of any fleet."""
+
+
+class Damaged(Exception):
+    """It is one, but its files cannot be used any more."""
 
 
 class Fleet(BaseModel):
     url: str
-    """Of the controller, without a path."""
+    """Of the controller, without a path; or of a broker, and there may be a login in it."""
     name: NodeName
     """What the fleet calls this node."""
+    broker_ca: str = ""
+    """PEM; of a broker's own CA."""
+
+    @property
+    def shown(self) -> str:
+        """The URL without a login."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class Membership:
     """`fleet` and `ca` are read once; the identity changes."""
 
     def __init__(self, folder: Path) -> None:
-        """NotJoined."""
+        """NotJoined, Damaged."""
         self.folder = folder
         self.ca = folder / "ca.pem"
         self.identity = folder / "identity.pem"
         try:
-            self.fleet = Fleet.model_validate_json((folder / "fleet.json").read_bytes())
-            self.fleet_id = sha256(self.ca.read_bytes()).hexdigest()[:16]  # another CA is another fleet
-            self._read = self.identity.read_bytes()
+            self.fleet = kept.mend(folder / "fleet.json", Fleet.model_validate_json)
+            self._trusted = kept.mend(self.ca, _certificate)
+            self._read = kept.mend(self.identity, self._pair)
+            self.fleet_id = sha256(self._trusted).hexdigest()[:16]  # another CA is another fleet
         except FileNotFoundError:
+            if kept.damaged(folder):
+                raise Damaged(_lost(folder, "they are damaged")) from None
             raise NotJoined("this machine is no node of a fleet: autoglm join URL --token TOKEN") from None
-        except (OSError, ValidationError) as error:
-            raise NotJoined(f"what makes this machine a node cannot be read in {folder}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise Damaged(_lost(folder, str(error))) from error
 
     @classmethod
     def create(cls, folder: Path, fleet: Fleet, ca: bytes, identity: bytes) -> Membership:
         """Join for good. OSError."""
-        write_private(folder / "ca.pem", ca)
-        write_private(folder / "identity.pem", identity)
-        write_private(folder / "fleet.json", fleet.model_dump_json(indent=2).encode())  # last: now it is true
-        (folder / "joining.key").unlink(missing_ok=True)
+        kept.write(folder / "ca.pem", ca)
+        kept.write(folder / "identity.pem", identity)
+        kept.write(folder / "fleet.json", fleet.model_dump_json(indent=2).encode())  # last: now it is true
+        for name in ("joining.key", "joining.ca"):
+            (folder / name).unlink(missing_ok=True)
         return cls(folder)
 
     def end(self) -> None:
         """With all that the fleet had set. OSError."""
-        (self.folder / "fleet.json").unlink()  # first: from now on this is no node
+        kept.copy_of(self.folder / "fleet.json").unlink(missing_ok=True)
+        (self.folder / "fleet.json").unlink()  # before the others: from now on this is no node
         for path in self.folder.iterdir():
             if path.is_file():
                 path.unlink()
@@ -68,4 +87,26 @@ class Membership:
 
     def renew(self, identity: bytes) -> None:
         """Key and certificate (PEM) in the place of the former ones. OSError."""
-        write_private(self.identity, identity)
+        kept.write(self.identity, identity)
+
+    def _pair(self, data: bytes) -> bytes:
+        try:
+            check_pair(data, self._trusted)
+        except BadIdentity as error:
+            raise ValueError(str(error)) from error
+        return data
+
+
+def _certificate(data: bytes) -> bytes:
+    try:
+        fingerprint(data)
+    except BadIdentity as error:
+        raise ValueError(str(error)) from error
+    return data
+
+
+def _lost(folder: Path, why: str) -> str:
+    return (
+        f"what makes this machine a node cannot be used in {folder}: {why}. An operator gives it its place "
+        "again: autoglm cloud token --replace NAME; then here: autoglm join URL --token TOKEN --again"
+    )

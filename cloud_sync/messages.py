@@ -86,6 +86,8 @@ class Report(BaseModel):
     models: Annotated[list[ModelReport], Field(max_length=200)] = []
     backlog: Annotated[dict[str, Count], Field(max_length=100)] = {}
     """Rows of telemetry that wait here, by stream."""
+    damaged: Annotated[list[Text], Field(max_length=100)] = []
+    """Files that were found damaged and are set aside, until somebody takes them away."""
 
 
 class Answer(BaseModel):
@@ -96,6 +98,8 @@ class Answer(BaseModel):
     """Of the Desired that is there to be fetched."""
     heartbeat_s: float
     """When the next report is expected."""
+    now: float | None = None
+    """Wall time of the controller, in seconds: the lives of certificates are measured by it."""
 
 
 class Desired(BaseModel):

@@ -1,38 +1,32 @@
-"""The twin as a file of the node: whole or the former one, and there before anything else is."""
+"""The twin as a file of the node, kept twice, and there before anything else is.
+
+Two lines: the twin as JSON, and the digest of that line, since a digit that flips is JSON too.
+"""
 
 from __future__ import annotations
 
-import time
+import contextlib
+import hashlib
 from pathlib import Path
 from typing import Any
 
-import structlog
-from pydantic import ValidationError
-
+from cloud_sync import kept
 from cloud_sync.twin import Twin
-from models.disk import write_private
 
 NAME = "desired.json"
-log = structlog.get_logger()
 
 
 def read(folder: Path) -> Twin:
-    """An empty one where there is none. A damaged file is set aside, and said loudly. OSError."""
-    path = folder / NAME
-    try:
-        return Twin.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return Twin()
-    except ValidationError:
-        aside = path.with_name(f"{NAME}.damaged-{time.time_ns()}")
-        path.rename(aside)
-        log.error("what the cloud had set was damaged, and is set aside", file=str(aside))
-        return Twin()
+    """An empty one where there is none, or none that is whole. OSError."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return kept.mend(folder / NAME, _parse)
+    return Twin()
 
 
 def write(folder: Path, twin: Twin) -> None:
-    """OSError, and the former one stays."""
-    write_private(folder / NAME, twin.model_dump_json(exclude_defaults=True).encode())
+    """OSError, and a former one is kept."""
+    line = twin.model_dump_json(exclude_defaults=True).encode()
+    kept.write(folder / NAME, b'%b\n"%b"\n' % (line, _digest(line)))
 
 
 def begin(folder: Path) -> bool:
@@ -49,7 +43,17 @@ def begin(folder: Path) -> bool:
 
 def settings_in_force(folder: Path) -> dict[str, Any]:
     """Of the active document; none where it cannot be read."""
-    try:
-        return Twin.model_validate_json((folder / NAME).read_bytes()).settings
-    except (OSError, ValidationError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        return kept.find(folder / NAME, _parse).settings
+    return {}
+
+
+def _parse(data: bytes) -> Twin:
+    line, _, digest = data.partition(b"\n")
+    if digest != b'"%b"\n' % _digest(line):
+        raise ValueError("its digest is another")
+    return Twin.model_validate_json(line)
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest().encode()

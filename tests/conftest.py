@@ -13,6 +13,7 @@ import pytest
 from models.shelf import Shelf
 from models.sources import pull
 from tests.support.agent import Agent, free_port
+from tests.support.disk import mounted
 from tests.support.gguf_file import write_gguf
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -123,6 +124,13 @@ def agent(start_agent: Callable[..., Agent], model_path: Path) -> Agent:
         AUTOGLM_MAX_BATCH_SIZE="8",
         AUTOGLM_CONTEXT="2048",
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 80 MB."""
+    with mounted(tmp_path / "disk", megabytes=80) as disk:
+        yield disk
 
 
 @pytest.hookimpl(wrapper=True)

@@ -49,7 +49,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "msgspec": ("agent/frames.py", "agent/doors/inference_protocol/", "agent/engines/"),
     "numpy": ("agent/engines/",),
     "onnxruntime": ("agent/engines/onnx.py", "agent/engines/int8.py"),
-    "paho": ("agent/doors/mqtt/", "agent/cli/publish.py", "cloud_sync/controller/notices/"),
+    "paho": (
+        "agent/doors/mqtt/",
+        "agent/cli/publish.py",
+        "cloud_sync/controller/notices/",
+        "cloud_sync/tunnel/broker.py",
+    ),
     "prometheus_client": ("agent/telemetry.py", "cloud_sync/controller/telemetry/"),
     "PIL": ("agent/engines/image_classification.py",),
     "pydantic": (
@@ -143,7 +148,14 @@ def test_each_third_party_library_is_imported_in_its_home_alone(path: Path) -> N
 
 def test_the_controller_runs_on_a_machine_without_the_agent() -> None:
     beside = ("cloud_sync.controller", "cloud_sync.messages", "cloud_sync.settings", "cloud_sync.identity")
-    files = ("cloud_sync.issuer", "cloud_sync.join_token", "cloud_sync.__version__", "models")
+    files = (
+        "cloud_sync.backoff",
+        "cloud_sync.issuer",
+        "cloud_sync.join_token",
+        "cloud_sync.tunnel",
+        "cloud_sync.__version__",
+        "models",
+    )
     wrong = [
         f"{name(path)} imports {each}"
         for path in (ROOT / "cloud_sync/controller").rglob("*.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -230,18 +231,23 @@ def bench(
 
 @app.command()
 def join(
-    url: Annotated[str, typer.Argument(help="The controller's: https://HOST:8090.")],
+    url: Annotated[
+        str, typer.Argument(help="The controller's: https://HOST:8090; or a broker's: mqtts://HOST.")
+    ],
     token: Annotated[str, typer.Option(help="From: autoglm cloud token.")],
     name: Annotated[str | None, typer.Option(help="What the node is to be called; AUTOGLM_NODE.")] = None,
     label: Label = None,
     again: Annotated[
         bool, typer.Option("--again", metavar="", help="Though this machine is a node already.")
     ] = False,
+    broker_ca: Annotated[
+        Path | None, typer.Option(help="The broker's CA (PEM), where the system does not know it.")
+    ] = None,
 ) -> None:
     """Make this machine a node of a fleet."""
     from agent.cli.cloud.join import join
 
-    join(url, token, name, label or [], again)
+    join(url, token, name, label or [], again, broker_ca)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from cloud_sync.identity import Authority, BadIdentity, Holder
 
 
 def address(request: Request) -> str:
-    return request.client.host if request.client else ""
+    """Where it comes from; through a tunnel it has no address."""
+    return request.client.host if request.client else "mqtt"
 
 
 class Access:

@@ -9,6 +9,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -63,6 +65,8 @@ def create_app(controller: Controller) -> ASGIApp:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
+    for kind in (DBAPIError, PoolTimeout, OSError):
+        app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _broken)
     settings = controller.settings
     guarded = Counted(Guard(app, settings.max_body_bytes), controller.telemetry.counts)
@@ -92,6 +96,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     return _answer(error.status_code, CODES.get(error.status_code, "http"), str(error.detail))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    """The disk is full, PostgreSQL is away: nothing was changed, and it may be tried again."""
+    log.error("the database did not take it", path=request.url.path, reason=str(error)[:500])
+    return _answer(503, "database_unavailable", "the database cannot take it now: try again later")
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -7,12 +7,14 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cloud_sync.controller.tokens import Role
 from cloud_sync.issuer import is_safe
+from cloud_sync.tunnel.broker import Place
 
 DAY = 86400.0
 
@@ -27,6 +29,8 @@ class ControllerSettings(BaseSettings):
     names: Annotated[list[str], NoDecode] = []  # names and addresses beside this machine's own
     data_dir: Path = Field(default_factory=lambda: default_data_dir())
     database_url: str = ""  # empty: SQLite in data_dir
+    mqtt_url: str = ""  # mqtts://user:password@host:port: nodes may come through this broker, too
+    mqtt_ca_file: Path | None = None  # None: the system's store
 
     certificate_life_s: float = Field(default=30 * DAY, ge=60)  # of a node's
     server_certificate_life_s: float = Field(default=90 * DAY, ge=1)  # of the controller's own
@@ -86,6 +90,18 @@ class ControllerSettings(BaseSettings):
     @classmethod
     def _by_comma(cls, value: object) -> object:
         return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _is_a_broker(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("mqtt", "mqtts") or not parts.hostname):
+            raise ValueError("must be mqtt://host:port or mqtts://host:port")
+        return value
+
+    def broker(self) -> Place:
+        """OSError."""
+        return Place(self.mqtt_url, self.mqtt_ca_file.read_text() if self.mqtt_ca_file else "")
 
     @property
     def database(self) -> str:

@@ -75,7 +75,7 @@ class Reports:
                 epoch = await self._open_epoch(session, now, ahead, places)
             await put_down(session, places.values())
         return [
-            why or self._answer(places[one.holder.node], epoch)
+            why or self._answer(places[one.holder.node], epoch, now)
             for one, why in zip(group, refused, strict=True)
         ]
 
@@ -109,6 +109,8 @@ class Reports:
                 record(session, now, actor, "node.cloned", place.name)
                 record_event(session, now, place.name, "node.cloned", {"address": one.address})
                 return Forbidden("cloned", "two machines use this identity: each must join anew")
+            if (one.report.boot, one.report.number) != (place.boot, place.number):
+                return None  # it was on its way too long: another has told since
             place.reported = one.report
         else:
             place.stream = one.stream
@@ -135,8 +137,9 @@ class Reports:
                 record(session, now, actor, "epoch.opened", str(fleet.epoch))
         return fleet.epoch
 
-    def _answer(self, place: Place, epoch: int) -> Answer:
-        return Answer(epoch=epoch, generation=place.generation, heartbeat_s=self._heartbeat_s(place))
+    def _answer(self, place: Place, epoch: int, now: float) -> Answer:
+        heartbeat_s = self._heartbeat_s(place)
+        return Answer(epoch=epoch, generation=place.generation, heartbeat_s=heartbeat_s, now=now)
 
     def _heartbeat_s(self, place: Place) -> float:
         return place.heartbeat_s or self._settings.heartbeat_s

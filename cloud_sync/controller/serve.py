@@ -9,6 +9,7 @@ import socket
 import time
 
 import structlog
+from starlette.types import ASGIApp
 
 from cloud_sync.controller.app import create_app
 from cloud_sync.controller.certificate import ServerCertificate
@@ -16,6 +17,7 @@ from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.core import Controller
 from cloud_sync.controller.keys import ensure_keys, server_certificate
 from cloud_sync.controller.store import open_store
+from cloud_sync.controller.tunnels import serve_tunnels
 from cloud_sync.controller.wire import Server, make_server
 from models.disk import write_private
 
@@ -31,7 +33,8 @@ async def serve(settings: ControllerSettings) -> None:
         controller = Controller(settings, store, keys)
         with _listening(settings) as listener:
             port = listener.getsockname()[1]
-            server = await asyncio.to_thread(_server, controller)
+            app = create_app(controller)
+            server = await asyncio.to_thread(_server, controller, app, settings.tls)
             for name, value in (("scheme", "https" if settings.tls else "http"), ("port", str(port))):
                 write_private(settings.data_dir / name, value.encode())  # where the command line finds it
             log.info("listening", host=settings.host, port=port, database=store.engine.url.get_backend_name())
@@ -48,8 +51,13 @@ async def serve(settings: ControllerSettings) -> None:
                 loop.add_signal_handler(number, stop)
             async with asyncio.TaskGroup() as group:
                 beside = [group.create_task(controller.run())]
-                if server.config.ssl is not None:
-                    own = ServerCertificate(server.config.ssl, keys.authority, settings)
+                inner = server  # which has TLS, whatever stands before this port
+                if settings.mqtt_url:
+                    if not settings.tls:
+                        inner = await asyncio.to_thread(_server, controller, app, True)
+                    beside.append(group.create_task(serve_tunnels(settings.broker(), inner)))
+                if inner.config.ssl is not None:
+                    own = ServerCertificate(inner.config.ssl, keys.authority, settings)
                     loop.add_signal_handler(signal.SIGHUP, own.renew_now)
                     beside.append(group.create_task(own.run()))
                 await server.serve(sockets=[listener])
@@ -59,9 +67,9 @@ async def serve(settings: ControllerSettings) -> None:
         await store.close()
 
 
-def _server(controller: Controller) -> Server:
-    app, folder = create_app(controller), controller.settings.data_dir
-    if not controller.settings.tls:
+def _server(controller: Controller, app: ASGIApp, tls: bool) -> Server:
+    folder = controller.settings.data_dir
+    if not tls:
         return make_server(app, None, folder / "ca.pem")
     certificate = server_certificate(controller.keys.authority, controller.settings, time.time())
     try:

@@ -7,6 +7,8 @@ application to say, in words, so TLS does not look at the time.
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ CERTIFICATE = "client_certificate"  # PEM, in the scope's state
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 KEEP_ALIVE_S = 75
 CLOSING_S = 3
+HANDSHAKE_S = 15
 
 
 class Server(uvicorn.Server):
@@ -27,6 +30,13 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are the command's business."""
         yield
+
+    async def take(self, connection: socket.socket) -> None:
+        """Serve a connection that was made elsewhere, until it ends; returns with TLS. OSError: without."""
+        made = functools.partial(_Protocol, self.config, self.server_state, {})
+        await asyncio.get_running_loop().connect_accepted_socket(
+            made, connection, ssl=self.config.ssl, ssl_handshake_timeout=HANDSHAKE_S
+        )
 
 
 class _Protocol(HttpToolsProtocol):

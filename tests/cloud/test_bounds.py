@@ -93,3 +93,20 @@ def test_desired_is_sent_again_only_if_it_changed(controller: Controller, tmp_pa
         controller.configure("node:etag", priority=2)
         newer = node.get("/api/v1/node/desired", headers={"if-none-match": first.headers["etag"]})
         assert newer.json()["settings"] == {"priority": 2}
+
+
+def test_a_report_that_was_long_on_its_way_changes_nothing(controller: Controller, tmp_path: Path) -> None:
+    controller.join(tmp_path, "late")
+    with controller.client(tmp_path / "cloud" / "identity.pem", role=None) as node:
+
+        def report(boot: str, number: int, reason: str) -> str:
+            body = {**REPORT, "boot": boot, "number": number, "reason": reason}
+            assert node.post("/api/v1/node/report", json=body).status_code == 200
+            told: str = controller.nodes()["late"]["reported"]["reason"]
+            return told
+
+        assert report("boot-one", 2, "second") == "second"
+        assert report("boot-one", 1, "first") == "second"
+        assert report("boot-two", 1, "started again") == "started again"
+        assert report("boot-one", 3, "sent as it was killed") == "started again"
+        assert report("boot-two", 2, "on") == "on"

@@ -135,3 +135,22 @@ async def test_what_was_taken_back_at_the_start_is_among_the_events_once(tmp_pat
         async with following(tmp_path, host):
             await asyncio.sleep(0)
         assert host.events == events
+
+
+async def test_what_is_in_force_never_goes_back_however_fast_documents_come(tmp_path: Path) -> None:
+    follower = Follower(tmp_path, Fake())
+    await follower.start()
+    running = asyncio.create_task(follower.run())
+    observed = []
+    for generation in range(1, 41):
+        one = Desired(epoch=1, generation=generation, settings={"priority": generation % 10})
+        await follower.heard(one)
+        assert follower.twin.newest == one
+        for _ in range(generation % 5):
+            observed.append(follower.twin.observed)
+            await asyncio.sleep(0.002)
+    while follower.twin.observed != 40:
+        await asyncio.sleep(0.01)
+        observed.append(follower.twin.observed)
+    assert observed == sorted(observed)
+    running.cancel()

@@ -89,3 +89,14 @@ async def test_an_answer_that_was_lost_costs_nothing_the_old_key_renews_again(ma
     await machine.renew()
     machine.key, machine.certificate = key, certificate
     await machine.renew()
+
+
+async def test_a_controller_whose_clock_was_wrong_by_ten_years_renews_once_it_is_right(
+    machine: Machine, months: Months
+) -> None:
+    right = months.now
+    months.now = right + 3650 * DAY
+    with pytest.raises(Refused, match="join anew"):
+        await machine.renew()
+    months.now = right
+    await machine.renew()

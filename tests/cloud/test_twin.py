@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_sync import twin_file
 from cloud_sync.messages import Desired, Item
 from cloud_sync.twin import ATTEMPTS, Twin
 
@@ -68,14 +65,3 @@ def test_one_that_the_agent_does_not_survive_is_taken_back_after_two_starts() ->
     assert twin.settings == {"priority": 1}
     assert twin.items["priority"].state == "rolled_back"
     assert twin.observed == 2
-
-
-def test_a_damaged_file_is_set_aside_and_the_node_starts_without_it(tmp_path: Path) -> None:
-    twin = Twin().heard(desired(1, 1), watch=[])
-    assert twin is not None
-    twin_file.write(tmp_path, twin)
-    assert twin_file.read(tmp_path) == twin
-    (tmp_path / twin_file.NAME).write_bytes(b'{"newest": {"epo')
-    assert twin_file.settings_in_force(tmp_path) == {}
-    assert twin_file.read(tmp_path) == Twin()
-    assert [one.name for one in tmp_path.iterdir() if "damaged" in one.name]

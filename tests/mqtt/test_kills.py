@@ -7,17 +7,15 @@ broker took from the publisher, must end with exactly one distinct payload at it
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -26,6 +24,7 @@ import pytest
 from tests.mqtt.broker import Client, Heard, Mosquitto, chat
 from tests.mqtt.conftest import Node
 from tests.support.agent import Agent
+from tests.support.disk import fill
 
 
 def stored(state: Path, folder: Path | None = None) -> dict[str, bytes | None]:
@@ -166,17 +165,6 @@ def test_a_prompt_that_kills_workers_gets_an_error_and_its_neighbours_their_resu
             assert result.json["choices"][0]["message"]["content"] == "fine"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting needs root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 def test_a_full_disk_is_not_acked_for_and_serving_goes_on(
     start_agent: Callable[..., Agent], broker: Mosquitto, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -190,10 +178,7 @@ def test_a_full_disk_is_not_acked_for_and_serving_goes_on(
     with node.client(node.topic("results", "#"), node.topic("status")) as client:
         client.publish(node.topic("prompts"), chat("before", "there is room"))
         client.on(node.topic("results", "before"))
-        ballast = small_disk / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(bytes(1 << 20)):
-                pass
+        ballast = fill(small_disk)
         for number in range(5):
             client.publish(node.topic("prompts"), chat(f"full-{number}", "no room " * 60_000))
         client.wait(lambda heard: heard[-1].json.get("state") == "offline")

@@ -121,11 +121,11 @@ class Controller:
         assert done.returncode == 0, done.stderr
 
     def try_to_join(
-        self, data_dir: Path, name: str, token: str, *more: str, address: str = ""
+        self, data_dir: Path, name: str, token: str, *more: str, address: str = "", **variables: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [AUTOGLM, "join", address or self.url, "--token", token, "--name", name, *more],
-            env={**self.variables, "AUTOGLM_DATA_DIR": str(data_dir)},
+            env={**self.variables, "AUTOGLM_DATA_DIR": str(data_dir), **variables},
             capture_output=True,
             text=True,
             timeout=60,
