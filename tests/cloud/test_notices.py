@@ -110,9 +110,10 @@ def test_what_happens_while_receivers_or_the_controller_are_dead_is_told_once_th
     with Client(broker.port, TOPICS) as listener:
         heard = [listener.on(f"autoglm/v1/fleet/events/{name}")[0].json for name in names]
     assert [one["type"] for one in heard] == ["node.joined"] * 4
+    before = len(receiver.posts)
     receiver.status = 500  # it is there, and not well
     receiver.start()
-    receiver.wait(lambda posts: b"later-0" in posts[-1].body)
+    receiver.wait(lambda posts: len(posts) > before)
     [*_, row] = json.loads(told.run("hooks", "list", "--json").stdout)
     assert row["waiting"] >= 4
     assert row["problem"]
