@@ -23,14 +23,15 @@ TOPICS = "autoglm/v1/fleet/events/#"
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+def broker(database: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """One for each kind of database, as is the receiver: none hears of the other's fleet."""
     one = Mosquitto(tmp_path_factory.mktemp("mosquitto")).start()
     yield one
     one.stop()
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
+def receiver(database: object) -> Iterator[Receiver]:
     one = Receiver().start()
     yield one
     one.stop()
