@@ -102,7 +102,7 @@ class Issuer:
         if kid is None and len(self._keys) == 1:
             fitting = self._keys
         for one in fitting:
-            with contextlib.suppress(jwt.PyJWTError):
+            with contextlib.suppress(jwt.PyJWTError, ValueError, TypeError, KeyError):  # it is no key
                 return jwt.PyJWK(one, one.get("alg") or algorithm)
         return None
 
@@ -205,7 +205,8 @@ def _header(token: str) -> Mapping[str, Any]:
 
 
 def _usable(jwks: Any) -> list[dict[str, Any]]:
-    return [one for one in jwks["keys"] if one.get("kty") != "oct" and one.get("use") in (None, "sig")]
+    keys = [one for one in jwks["keys"] if isinstance(one, dict)]
+    return [one for one in keys if one.get("kty") != "oct" and one.get("use") in (None, "sig")]
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext:
