@@ -30,7 +30,7 @@ def configure(level: str = "info", format: Literal["auto", "text", "json"] = "au
     )
     others = [one for one in logging.getLogger().handlers if isinstance(one, Excerpts)]
     logging.basicConfig(handlers=[handler, *others], level=threshold, force=True)
-    for chatty in ("httpx", "httpcore", "asyncio", "grpc"):
+    for chatty in ("alembic", "httpx", "httpcore", "asyncio", "grpc"):
         logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

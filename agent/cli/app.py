@@ -13,7 +13,7 @@ from agent import __version__
 from agent.cli.cloud.commands import Label, cloud
 from agent.cli.errors import CommandError, UsageError
 
-HELP = """An inference agent for one device: quantised models over HTTP (OpenAI's API) and MQTT.
+HELP = """An inference agent for one device: quantised models over HTTP (OpenAI's API), gRPC and MQTT.
 
 [bold]First steps[/bold]
   autoglm serve              start the agent; the first time brings a model
@@ -26,6 +26,8 @@ EPILOG = (
     "Commands work through the running agent where there is one."
 )
 
+AGENT, MODELS, ASK, FLEET = "The agent", "Models", "Ask", "A fleet"
+
 app = typer.Typer(
     help=HELP,
     epilog=EPILOG,
@@ -36,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.add_typer(cloud, name="cloud")
+app.add_typer(cloud, name="cloud", rich_help_panel=FLEET)
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model name; the node's own if left out.")]
@@ -68,7 +70,7 @@ def _common(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=AGENT)
 def serve(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Catalog name, file, URL or owner/repo[:file].")
@@ -85,7 +87,74 @@ def serve(
     serve(model=model, http_host=host, http_port=port, mqtt_url=mqtt)
 
 
-@app.command()
+@app.command(rich_help_panel=AGENT)
+def status(json: Json = False) -> None:
+    """Show the model, the queue and the Worker of the running agent."""
+    from agent.cli.status import status
+
+    status(json)
+
+
+@app.command(rich_help_panel=AGENT)
+def doctor(json: Json = False) -> None:
+    """Check this machine and the agent; say what to do."""
+    from agent.cli.doctor import doctor
+
+    doctor(json)
+
+
+@app.command(rich_help_panel=AGENT)
+def bench(
+    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, with commas.")] = "1,4,8,16",
+    model: Model = None,
+    requests: Annotated[int, typer.Option(help="Requests of each client.", min=1)] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Tokens generated in each answer.", min=2)] = 64,
+    json: Json = False,
+) -> None:
+    """Measure tokens/s and latency of the agent on this box."""
+    from agent.cli.bench import bench
+
+    bench(clients, model, requests, max_tokens, json)
+
+
+@app.command(rich_help_panel=ASK)
+def generate(
+    prompt: Prompt,
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", metavar="", help="Continue the text: no chat template.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Ask over HTTP, and print the answer as it streams."""
+    from agent.cli.generate import Question, generate
+
+    generate(Question(_text(prompt), model, system, max_tokens, temperature, seed), raw, json)
+
+
+@app.command(rich_help_panel=ASK)
+def publish(
+    prompt: Prompt,
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.", min=1)] = 120,
+    json: Json = False,
+) -> None:
+    """Ask by MQTT, and print the answer as it streams."""
+    from agent.cli.generate import Question
+    from agent.cli.publish import publish
+
+    publish(Question(_text(prompt), model, system, max_tokens, temperature, seed), timeout, json)
+
+
+@app.command(rich_help_panel=MODELS)
 def pull(
     source: Annotated[str, typer.Argument(help="Catalog name, file, folder, URL, or owner/repo[:file].")],
     name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
@@ -107,7 +176,7 @@ def pull(
     pull(source, name, quantize, json, trial(weight, shadow))
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def models(json: Json = False) -> None:
     """List the models on the shelf."""
     from agent.cli.shelf import models
@@ -115,7 +184,7 @@ def models(json: Json = False) -> None:
     models(json)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def load(name: Annotated[str, typer.Argument(help="A model, or one version of it: NAME:VERSION.")]) -> None:
     """Load a model into memory now. A request for it does that too."""
     from agent.cli.shelf import load
@@ -123,7 +192,7 @@ def load(name: Annotated[str, typer.Argument(help="A model, or one version of it
     load(name)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def unload(name: Annotated[str, typer.Argument(help="A model.")]) -> None:
     """Free a model's memory once its running answers have ended."""
     from agent.cli.shelf import unload
@@ -131,35 +200,7 @@ def unload(name: Annotated[str, typer.Argument(help="A model.")]) -> None:
     unload(name)
 
 
-@app.command()
-def canary(
-    name: Annotated[str, typer.Argument(help="NAME:VERSION, which is on the shelf.")],
-    weight: Weight = None,
-    shadow: Shadow = False,
-) -> None:
-    """Try a version on a part of its model's traffic (5% unless told), or as a shadow."""
-    from agent.cli.trials import canary
-
-    canary(name, weight, shadow)
-
-
-@app.command()
-def promote(name: Versions) -> None:
-    """Let the version that is tried serve in place of the stable one."""
-    from agent.cli.trials import promote
-
-    promote(name)
-
-
-@app.command()
-def abort(name: Versions) -> None:
-    """End a trial: the stable version has all the traffic again."""
-    from agent.cli.trials import abort
-
-    abort(name)
-
-
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def remove(
     name: Annotated[str, typer.Argument(help="A model, or one version of it: NAME:VERSION.")],
     json: Json = False,
@@ -170,66 +211,35 @@ def remove(
     remove(name, json)
 
 
-@app.command()
-def generate(
-    prompt: Prompt,
-    model: Model = None,
-    system: System = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", metavar="", help="Continue the text: no chat template.")
-    ] = False,
-    json: Json = False,
+@app.command(rich_help_panel=MODELS)
+def canary(
+    name: Annotated[str, typer.Argument(help="NAME:VERSION, which is on the shelf.")],
+    weight: Weight = None,
+    shadow: Shadow = False,
 ) -> None:
-    """Ask over HTTP, and print the answer as it streams."""
-    from agent.cli.generate import Question, generate
+    """Try a version on 5% of its model's traffic, on --weight percent, or as a shadow."""
+    from agent.cli.trials import canary
 
-    generate(Question(_text(prompt), model, system, max_tokens, temperature, seed), raw, json)
-
-
-@app.command()
-def publish(
-    prompt: Prompt,
-    model: Model = None,
-    system: System = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.", min=1)] = 120,
-    json: Json = False,
-) -> None:
-    """Ask by MQTT, and print the answer as it streams."""
-    from agent.cli.generate import Question
-    from agent.cli.publish import publish
-
-    publish(Question(_text(prompt), model, system, max_tokens, temperature, seed), timeout, json)
+    canary(name, weight, shadow)
 
 
-@app.command()
-def status(json: Json = False) -> None:
-    """Show the model, the queue and the Worker of the running agent."""
-    from agent.cli.status import status
+@app.command(rich_help_panel=MODELS)
+def promote(name: Versions) -> None:
+    """Let the version that is tried serve in place of the stable one."""
+    from agent.cli.trials import promote
 
-    status(json)
-
-
-@app.command()
-def bench(
-    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, with commas.")] = "1,4,8,16",
-    model: Model = None,
-    requests: Annotated[int, typer.Option(help="Requests of each client.", min=1)] = 4,
-    max_tokens: Annotated[int, typer.Option(help="Tokens generated in each answer.", min=2)] = 64,
-    json: Json = False,
-) -> None:
-    """Measure tokens/s and latency of the agent on this box."""
-    from agent.cli.bench import bench
-
-    bench(clients, model, requests, max_tokens, json)
+    promote(name)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
+def abort(name: Versions) -> None:
+    """End a trial: the stable version has all the traffic again."""
+    from agent.cli.trials import abort
+
+    abort(name)
+
+
+@app.command(rich_help_panel=FLEET)
 def join(
     url: Annotated[
         str, typer.Argument(help="The controller's: https://HOST:8090; or a broker's: mqtts://HOST.")
@@ -250,7 +260,7 @@ def join(
     join(url, token, name, label or [], again, broker_ca)
 
 
-@app.command()
+@app.command(rich_help_panel=FLEET)
 def leave(
     force: Annotated[
         bool, typer.Option("--force", metavar="", help="Though the controller cannot be told.")
@@ -260,14 +270,6 @@ def leave(
     from agent.cli.cloud.leave import leave
 
     leave(force)
-
-
-@app.command()
-def doctor(json: Json = False) -> None:
-    """Check this machine and the agent; say what to do."""
-    from agent.cli.doctor import doctor
-
-    doctor(json)
 
 
 def _text(prompt: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -22,8 +22,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
-    """Rows under heads; the last `numbers` columns are aligned to the right. Tabs between them in a pipe."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0, none: str = "") -> None:
+    """Rows under heads; the last `numbers` columns are aligned to the right. Tabs between them in a pipe.
+
+    `none`: what people are told in place of no rows.
+    """
+    if not rows and none and out.is_terminal:
+        err.print(none, markup=False)
+        return
     if not out.is_terminal:
         for row in (heads, *rows):
             print("\t".join(row))
@@ -34,6 +40,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
     for row in rows:
         shown.add_row(*map(Text, row))  # as it is: what is in it may come from elsewhere
     out.print(shown)
+
+
+def as_typed(value: Any) -> str:
+    """JSON, with texts as they are."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def size(count: int) -> str:

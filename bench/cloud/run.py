@@ -59,7 +59,12 @@ class Scene:
     def __init__(self, folder: Path, postgres: Postgres | None, nodes: int, **settings: str) -> None:
         self.postgres, self.folder = postgres, folder
         database = {"AUTOGLM_CLOUD_DATABASE_URL": postgres.database()} if postgres else {}
-        self.controller = Controller(folder, {**settings, **database}).start()
+        self.controller = Controller(folder, {**settings, **database})
+        try:
+            self.controller.start()
+        except AssertionError:  # it does not answer: it is not left behind
+            self.controller.stop()
+            raise
         url = database.get("AUTOGLM_CLOUD_DATABASE_URL", f"sqlite:///{folder / 'controller.db'}")
         self.certificates = folder / "certificates.json"
         self.certificates.write_text(json.dumps(enrol(folder, url, nodes)))

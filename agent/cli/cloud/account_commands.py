@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+RUN = "The controller"
+WHO = "Who may operate it"
+
 accounts = typer.Typer()
 users = typer.Typer(help="People who may operate the fleet.", no_args_is_help=True)
 clients = typer.Typer(help="Programs that may: OAuth 2.0 clients.", no_args_is_help=True)
-accounts.add_typer(users, name="users")
-accounts.add_typer(clients, name="clients")
+accounts.add_typer(users, name="users", rich_help_panel=WHO)
+accounts.add_typer(clients, name="clients", rich_help_panel=WHO)
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 RoleName = Literal["viewer", "operator", "admin"]
@@ -20,7 +23,7 @@ User = Annotated[str, typer.Argument(help="A user.")]
 Client = Annotated[str, typer.Argument(help="A client's name.")]
 
 
-@accounts.command()
+@accounts.command(rich_help_panel=WHO)
 def login(
     url: Annotated[str, typer.Argument(help="The controller: https://HOST:8090.")],
     user: Annotated[str | None, typer.Option(help="Who logs in; the password is asked for.")] = None,
@@ -39,13 +42,16 @@ def login(
         str | None, typer.Option(help="SHA-256 of the controller's CA, which is trusted then.")
     ] = None,
 ) -> None:
-    """Log in to a controller, from any machine. Without a terminal, secrets are read from standard input."""
+    """Log in to a controller, from any machine.
+
+    Without a terminal, secrets are read from standard input.
+    """
     from agent.cli.cloud.login import login
 
     login(url, user, client_id, token, device, ca_fingerprint)
 
 
-@accounts.command()
+@accounts.command(rich_help_panel=WHO)
 def logout() -> None:
     """End the login, here and at the controller."""
     from agent.cli.cloud.login import logout
@@ -53,7 +59,7 @@ def logout() -> None:
     logout()
 
 
-@accounts.command()
+@accounts.command(rich_help_panel=WHO)
 def whoami(json: Json = False) -> None:
     """Tell who the commands are to the controller, and which one that is."""
     from agent.cli.cloud.login import whoami
@@ -61,13 +67,16 @@ def whoami(json: Json = False) -> None:
     whoami(json)
 
 
-@accounts.command()
+@accounts.command(rich_help_panel=RUN)
 def certificate(
     hosts: Annotated[list[str], typer.Argument(help="Names and addresses of the proxy.")],
     out: Annotated[Path, typer.Option(help="The file to write: certificate, chain and key.")],
     days: Annotated[int, typer.Option(help="How long it is good.", min=1, max=3650)] = 365,
 ) -> None:
-    """Make a server's certificate that nodes trust, for a proxy before the controller (on its machine)."""
+    """Make a certificate that nodes trust, for a proxy before the controller.
+
+    On the controller's machine.
+    """
     from agent.cli.cloud.certificate import certificate
 
     certificate(hosts, out, days)

@@ -30,7 +30,11 @@ def listed(kind: str, json: bool) -> None:
     rows = Client().get(f"/{kind}")
     if json:
         return print_json(rows)
-    table(("NAME", "ROLE", "STATE", "LAST LOGIN"), [_row(one) for one in rows])
+    table(
+        ("NAME", "ROLE", "STATE", "LAST LOGIN"),
+        [_row(one) for one in rows],
+        none=f"No {kind} yet: autoglm cloud {kind} add NAME",
+    )
 
 
 def change(kind: str, name: str, **changes: Any) -> None:

@@ -7,15 +7,26 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.cloud.account_commands import accounts
+from agent.cli.cloud.account_commands import RUN, accounts
 
-cloud = typer.Typer(
-    help="The controller of a fleet, and commands to it.", no_args_is_help=True, rich_markup_mode="rich"
-)
+NODES = "Nodes and their settings"
+SEEN = "What happens"
+
+HELP = """The controller of a fleet, and commands to it.
+
+[bold]First steps[/bold]
+  autoglm cloud serve                          run the controller
+  autoglm cloud token                          make a token for one machine
+  autoglm join https://HOST:8090 --token T     on that machine
+  autoglm cloud nodes                          see it
+  autoglm cloud config set log_level=debug     change a setting of all nodes
+"""
+
+cloud = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 config = typer.Typer(help="Settings of nodes, by layers.", no_args_is_help=True)
-cloud.add_typer(config, name="config")
+cloud.add_typer(config, name="config", rich_help_panel=NODES)
 hooks = typer.Typer(help="Who is told of the fleet's events.", no_args_is_help=True)
-cloud.add_typer(hooks, name="hooks")
+cloud.add_typer(hooks, name="hooks", rich_help_panel=SEEN)
 cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
@@ -25,12 +36,14 @@ To = Annotated[str | None, typer.Option(help="Of nodes with these labels: site=p
 Kind = Annotated[list[str] | None, typer.Option("--kind", help="Of this kind; may be given again.")]
 Level = Annotated[list[str] | None, typer.Option("--level", help="Of this level; may be given again.")]
 Since = Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")]
-Limit = Annotated[int, typer.Option(help="How many at most, of the newest.", min=1, max=1000)]
+Limit = Annotated[
+    int, typer.Option(help="How many at most, of the newest; the newest last.", min=1, max=1000)
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
 Label = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be given again.")]
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=RUN)
 def serve() -> None:
     """Run the controller here."""
     from agent.cli.cloud.serve import serve
@@ -38,7 +51,34 @@ def serve() -> None:
     serve()
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=RUN)
+def backup(file: Annotated[Path, typer.Argument(help="Where it is put, readable for you alone.")]) -> None:
+    """Put all that the controller here knows into one file, with its keys.
+
+    It may run meanwhile.
+    """
+    from agent.cli.cloud.backup import backup
+
+    backup(file)
+
+
+@cloud.command(rich_help_panel=RUN)
+def restore(
+    file: Annotated[Path, typer.Argument(help="Of: autoglm cloud backup.")],
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="In the place of what is there, which is lost.")
+    ] = False,
+) -> None:
+    """Make the controller here what it was when the backup was made.
+
+    It must not run meanwhile.
+    """
+    from agent.cli.cloud.backup import restore
+
+    restore(file, force)
+
+
+@cloud.command(rich_help_panel=NODES)
 def token(
     life: Annotated[str, typer.Option(help="How long it may be used: 30m, 1h, 7d.")] = "1h",
     label: Label = None,
@@ -51,7 +91,7 @@ def token(
     token(life, label or [], replace, json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=NODES)
 def nodes(json: Json = False) -> None:
     """List the nodes: health, versions, last heartbeat, labels."""
     from agent.cli.cloud.fleet import nodes
@@ -59,7 +99,7 @@ def nodes(json: Json = False) -> None:
     nodes(json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=NODES)
 def label(
     node: Annotated[str, typer.Argument(help="A node.")],
     labels: Annotated[list[str], typer.Argument(help="key=value; key= takes it away.")],
@@ -70,7 +110,7 @@ def label(
     label(node, labels)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=NODES)
 def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
     """Let a node's identity count no longer. It serves on, alone."""
     from agent.cli.cloud.fleet import revoke
@@ -78,48 +118,17 @@ def revoke(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
     revoke(node)
 
 
-@cloud.command()
-def backup(file: Annotated[Path, typer.Argument(help="Where it is put, readable for you alone.")]) -> None:
-    """Put all that the controller here knows into one file, with its keys. It may run meanwhile."""
-    from agent.cli.cloud.backup import backup
-
-    backup(file)
-
-
-@cloud.command()
-def restore(
-    file: Annotated[Path, typer.Argument(help="Of: autoglm cloud backup.")],
-    force: Annotated[
-        bool, typer.Option("--force", metavar="", help="In the place of what is there, which is lost.")
-    ] = False,
-) -> None:
-    """Make the controller here what it was when the backup was made. It must not run."""
-    from agent.cli.cloud.backup import restore
-
-    restore(file, force)
-
-
-@cloud.command()
+@cloud.command(rich_help_panel=NODES)
 def remove(node: Annotated[str, typer.Argument(help="A node.")]) -> None:
-    """Take a node out of the fleet for good. Its name is free; it serves on, alone."""
+    """Take a node out of the fleet for good, and free its name. It serves on, alone."""
     from agent.cli.cloud.fleet import remove
 
     remove(node)
 
 
-@cloud.command()
-def audit(
-    limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=1000)] = 50, json: Json = False
-) -> None:
-    """Who changed what, when, from where: the newest first."""
-    from agent.cli.cloud.fleet import audit
-
-    audit(limit, json)
-
-
 @config.command("show")
 def show(node: OneNode = None, json: Json = False) -> None:
-    """List the layers of settings, the lowest first; of one node what it is told, and by which layer."""
+    """List the layers of settings, the lowest first; or what one node is told, and by which."""
     from agent.cli.cloud import config
 
     config.show(node, json)
@@ -147,7 +156,10 @@ def unset(
     node: OneNode = None,
     json: Json = False,
 ) -> None:
-    """Take settings of all nodes, of a group, or of one node away: lower layers, or the node's own, count."""
+    """Take settings of all nodes, of a group, or of one node away.
+
+    What lower layers say counts then, or what the node has of its own.
+    """
     from agent.cli.cloud import config
 
     config.unset(names, to, node, json)
@@ -176,7 +188,7 @@ def rollback(
     config.rollback(change, json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=SEEN)
 def events(
     node: Of = None,
     kind: Kind = None,
@@ -185,13 +197,13 @@ def events(
     follow: Follow = False,
     json: Json = False,
 ) -> None:
-    """What happened in the fleet: as the controller saw it, or as nodes told it. The newest last."""
+    """What happened in the fleet, as the controller saw it or nodes told it."""
     from agent.cli.cloud.telemetry import told
 
     told("events", node=node, kind=kind or [], since=since, limit=limit, follow=follow, json=json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=SEEN)
 def logs(
     node: Of = None,
     level: Level = None,
@@ -200,23 +212,23 @@ def logs(
     follow: Follow = False,
     json: Json = False,
 ) -> None:
-    """Warnings and errors from nodes' logs. The newest last."""
+    """Warnings and errors from nodes' logs."""
     from agent.cli.cloud.telemetry import told
 
     told("logs", node=node, kind=level or [], since=since, limit=limit, follow=follow, json=json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=SEEN)
 def samples(
     node: Of = None, since: Since = None, limit: Limit = 50, follow: Follow = False, json: Json = False
 ) -> None:
-    """Samples of prompts, from nodes that are told to take some. The newest last."""
+    """Samples of prompts, from nodes that are told to take some."""
     from agent.cli.cloud.telemetry import told
 
     told("samples", node=node, kind=[], since=since, limit=limit, follow=follow, json=json)
 
 
-@cloud.command()
+@cloud.command(rich_help_panel=SEEN)
 def series(
     name: Annotated[str | None, typer.Argument(help="Of a metric or a series; none: list them.")] = None,
     node: Of = None,
@@ -233,6 +245,16 @@ def series(
     if name is None:
         return names(node, to, json)
     lines(name, node=node, to=to, by=by, last=last, step=step, show=show, json=json)
+
+
+@cloud.command(rich_help_panel=SEEN)
+def audit(
+    limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=1000)] = 50, json: Json = False
+) -> None:
+    """Who changed what, when, from where: the newest first."""
+    from agent.cli.cloud.fleet import audit
+
+    audit(limit, json)
 
 
 @hooks.command("add")

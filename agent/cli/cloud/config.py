@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from json import dumps
 from typing import Any
 from urllib.parse import quote
 
@@ -19,9 +20,11 @@ def show(node: str | None, json: bool) -> None:
     if node:
         return table(("SETTING", "VALUE", "FROM", "STATE", "REASON"), [_row(one) for one in found["sources"]])
     lines = [
-        (layer["selector"], name, repr(value)) for layer in found for name, value in layer["settings"].items()
+        (layer["selector"], name, _value(value))
+        for layer in found
+        for name, value in layer["settings"].items()
     ]
-    table(("FOR", "SETTING", "VALUE"), lines)
+    table(("FOR", "SETTING", "VALUE"), lines, none="No settings yet: autoglm cloud config set NAME=VALUE")
 
 
 def change(given: list[str], to: str | None, node: str | None, json: bool) -> None:
@@ -38,7 +41,7 @@ def history(to: str | None, node: str | None, limit: int, json: bool) -> None:
     if json:
         return print_json(rows)
     heads = ("CHANGE", "WHEN", "WHO", "FOR", "SETTING", "FROM", "TO")
-    table(heads, [line for row in rows for line in _lines(row)])
+    table(heads, [line for row in rows for line in _lines(row)], none="No changes yet")
 
 
 def rollback(change: int, json: bool) -> None:
@@ -64,7 +67,12 @@ def _send(selector: str, settings: dict[str, Any], json: bool) -> None:
     changed = Client().patch("/config", {"selector": selector, "settings": settings})
     if json:
         return print_json(changed)
-    out.print(f"{changed['nodes']} nodes are to change: autoglm cloud nodes shows when they have")
+    count = changed["nodes"]
+    if count:
+        who = "1 node is" if count == 1 else f"{count} nodes are"
+        out.print(f"{who} to change: autoglm cloud nodes shows when that is done")
+    else:
+        out.print(f"No node is {selector} yet: this is kept for those that will be", markup=False)
 
 
 def _lines(row: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -78,9 +86,9 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None else repr(value)
+    return "-" if value is None else dumps(value, ensure_ascii=False)
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     name = ".".join(f'"{part}"' if "." in part else part for part in one["path"])
-    return (name, repr(one["value"]), one["source"], one["state"], one["reason"])
+    return (name, _value(one["value"]), one["source"], one["state"], one["reason"])

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
-from agent.cli.screen import out, print_json, table
+from agent.cli.screen import as_typed, out, print_json, table
 from cloud_sync.duration import seconds
 
 
@@ -43,7 +43,8 @@ def nodes(json: bool) -> None:
         "CLOCK",
         "LABELS",
     )
-    table(heads, [_row(one, time.time()) for one in rows])
+    none = "No nodes yet: autoglm cloud token makes a token, with which a machine joins"
+    table(heads, [_row(one, time.time()) for one in rows], none=none)
 
 
 def label(node: str, given: list[str]) -> None:
@@ -74,7 +75,8 @@ def audit(limit: int, json: bool) -> None:
 
 def _entry(row: dict[str, Any]) -> tuple[str, ...]:
     when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    details = ", ".join(f"{key}={value}" for key, value in row["details"].items() if value not in (None, {}))
+    told = {key: value for key, value in row["details"].items() if value not in (None, {})}
+    details = ", ".join(f"{key}={as_typed(value)}" for key, value in told.items())
     return (when, row["actor"], row["address"], row["action"], row["target"], details)
 
 

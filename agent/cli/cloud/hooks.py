@@ -33,6 +33,7 @@ def listed(json: bool) -> None:
             )
             for one in rows
         ],
+        none="Nobody is told yet: autoglm cloud hooks add URL",
     )  # fmt: skip
 
 

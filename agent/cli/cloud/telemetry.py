@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
-from agent.cli.screen import err, out, print_json, table
+from agent.cli.screen import as_typed, err, out, print_json, table
 from cloud_sync.duration import seconds
 
 POLL_S = 1.0
@@ -36,6 +36,8 @@ def told(
     rows = Client().get(f"/{what}", limit=limit, **given)[::-1]
     if json and not follow:
         return print_json(rows)
+    if not rows and not follow and out.is_terminal:
+        err.print(f"No such {what}")
     for row in rows:
         _show(row, json)
     if follow:
@@ -48,7 +50,7 @@ def names(node: str | None, to: str | None, json: bool) -> None:
     if json:
         return print_json(rows)
     lines = [(row["name"], str(row["nodes"]), _when(row["seen_at"])) for row in rows]
-    table(("SERIES", "NODES", "SEEN"), lines)
+    table(("SERIES", "NODES", "SEEN"), lines, none="No series yet: nodes tell them with their heartbeat")
 
 
 def lines(
@@ -146,12 +148,8 @@ def _show(row: Row, as_json: bool) -> None:
 def _body(body: Row) -> str:
     """What a line of a log says first, then the rest as key=value."""
     said = [str(body["event"])] if "event" in body else []
-    rest = (f"{key}={_value(value)}" for key, value in body.items() if key != "event")
+    rest = (f"{key}={as_typed(value)}" for key, value in body.items() if key != "event")
     return " ".join([*said, *rest])
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,7 @@ used by then are void, since they may have been used after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import time
@@ -22,7 +23,7 @@ from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.backup.file import KEYS, BadBackup, Failed, Header, Reader
 from cloud_sync.controller.backup.save import AT_ONCE
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.store.database import UnknownRevision, make_engine, migrate
+from cloud_sync.controller.store.database import UnknownRevision, make_engine, migrate, reached
 from cloud_sync.controller.store.tables import Table as Tables
 from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS
 from cloud_sync.controller.telemetry import partitions
@@ -38,7 +39,7 @@ class InUse(Failed):
 
 
 async def restore(settings: ControllerSettings, path: Path, actor: str, force: bool) -> Header:
-    """What was restored. Failed; OSError: a file; ValueError: the database's URL."""
+    """What was restored. Failed; OSError: a file, or no database; ValueError: the database's URL."""
     reader = await asyncio.to_thread(Reader, path)
     if _answers(settings.data_dir):
         raise InUse(f"a controller runs on {settings.data_dir}: stop it first")
@@ -47,7 +48,7 @@ async def restore(settings: ControllerSettings, path: Path, actor: str, force: b
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = make_engine(settings.database)
     try:
-        async with engine.connect() as connection:
+        async with contextlib.aclosing(await reached(engine)) as connection:
             await _make_room(connection, force)
             await _load(connection, reader)
             await _begin_anew(connection, Actor(actor, ""), reader.header)

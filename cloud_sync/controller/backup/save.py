@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,19 +14,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_sync.controller.backup.file import KEYS, Failed, Header, Line, write
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.store.database import make_engine
+from cloud_sync.controller.store.database import make_engine, reached
 from cloud_sync.controller.store.tables import Table as Tables
 
 AT_ONCE = 1000  # rows
 
 
 async def save(settings: ControllerSettings, path: Path) -> int:
-    """How many rows. Failed: the database; OSError: a file; ValueError: the database's URL."""
+    """How many rows. Failed: the database; OSError: it, or a file; ValueError: the database's URL."""
     files = [(name, settings.data_dir / name) for name in KEYS]
     keys = await asyncio.to_thread(lambda: {name: one.read_text() for name, one in files})
     engine = make_engine(settings.database)
     try:
-        async with engine.connect() as connection:
+        async with contextlib.aclosing(await reached(engine)) as connection:
             if engine.dialect.name == "postgresql":
                 await connection.execution_options(isolation_level="REPEATABLE READ")
             return await connection.run_sync(_save, path, keys)

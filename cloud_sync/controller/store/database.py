@@ -17,12 +17,14 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from cloud_sync.controller.store import events
 from cloud_sync.controller.store.json_text import as_json
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+KINDS = "a database is sqlite:///FILE or postgresql://user:password@host/name"
 INCREMENTAL = 2  # SQLite's number for this auto_vacuum
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -77,12 +79,22 @@ class Store:
 
 
 async def open_store(url: str, clock: Callable[[], float] = time.time) -> Store:
-    """The database at `url`, migrated. ValueError: it is of a kind that is not known."""
+    """The database at `url`, migrated. OSError: it cannot be reached; ValueError: it is of no known kind."""
     engine = make_engine(url)
-    async with engine.connect() as connection:
+    async with contextlib.aclosing(await reached(engine)) as connection:
         await connection.run_sync(migrate)
         await connection.commit()
     return Store(engine, clock)
+
+
+async def reached(engine: AsyncEngine) -> AsyncConnection:
+    """OSError: there is none, or it wants another user, password or name."""
+    try:
+        return await engine.connect()
+    except (DBAPIError, OSError) as error:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        where = engine.url.set(drivername=engine.dialect.name)  # as a person gave it; its password is hidden
+        raise OSError(f"the database {where}: {said}; see AUTOGLM_CLOUD_DATABASE_URL") from error
 
 
 def make_engine(url: str) -> AsyncEngine:
@@ -94,10 +106,13 @@ def make_engine(url: str) -> AsyncEngine:
 
 
 def _with_driver(url: str) -> URL:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError(f"{KINDS}: AUTOGLM_CLOUD_DATABASE_URL is neither") from None
     kind = parsed.get_backend_name()
     if kind not in _DRIVERS:
-        raise ValueError(f"a database is sqlite:///FILE or postgresql://user:password@host/name, not {kind}")
+        raise ValueError(f"{KINDS}, not {kind}")
     return parsed.set(drivername=_DRIVERS[kind])
 
 
