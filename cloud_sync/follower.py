@@ -28,6 +28,7 @@ class Follower:
     def __init__(self, folder: Path, host: Host, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._host, self._clock = folder, host, clock
         self.twin = Twin()
+        self._brought: Desired | None = None  # the newest when its application began
         self.news = asyncio.Event()
         self.contact: float | None = None
         self._work = asyncio.Event()
@@ -37,6 +38,7 @@ class Follower:
     async def start(self) -> None:
         """Of the link. The start of the agent was counted before. OSError."""
         self._keep_in_mind(await asyncio.to_thread(twin_file.read, self._folder))
+        self._brought = self.twin.newest
         await self._tell_taken_back()  # as it may have been at the start
         self._work.set()
 
@@ -50,7 +52,7 @@ class Follower:
                 watch.add(CONTROLLER)
             return twin.heard(desired, sorted(watch))
 
-        if await self._change(change):
+        if await self._change(change, self.twin.newest):
             log.info("desired", epoch=desired.epoch, generation=desired.generation)
             self._work.set()
 
@@ -70,7 +72,7 @@ class Follower:
 
     async def _bring(self) -> None:
         """The active document into force, as often as that takes."""
-        pause = AGAIN_S
+        pause, self._brought = AGAIN_S, self.twin.newest
         while True:
             try:
                 items = await self._apply()
@@ -96,11 +98,11 @@ class Follower:
         items: dict[str, Item] = {}
         before = self.twin.observed
         async for items in self._host.apply(settings):
-            if not _failed(items):
+            if not _failed(items) and self._is_newest():
                 self._keep_in_mind(self.twin.applied(items | unknown))
         if not (self.twin.trial and _failed(items)):  # which is taken back now, and that is told
-            await self._change(lambda twin: twin.applied(items | unknown))
-        if self.twin.observed != before:
+            await self._bring_about(lambda twin: twin.applied(items | unknown))
+        if self.twin.observed != before and self._is_newest():
             states = {name: item.state for name, item in self.twin.items.items()}
             self._host.happened("desired_applied", generation=self.twin.observed, items=states)
         return items
@@ -117,7 +119,7 @@ class Follower:
             well_since = None if trouble else now if well_since is None else well_since
             if well_since is not None and now - well_since >= QUIET_S:
                 if not any(item.state == "pending" for item in items.values()):
-                    await self._change(Twin.passed)
+                    await self._bring_about(Twin.passed)
                 return
             if now > begun + self._host.trial_s():
                 return await self._take_back(trouble or "it was not well for long enough")
@@ -135,17 +137,27 @@ class Follower:
 
     async def _take_back(self, why: str) -> None:
         log.error("what the cloud has set is taken back", reason=why)
-        await self._change(lambda twin: twin.failed(why))
+        await self._bring_about(lambda twin: twin.failed(why))
         await self._tell_taken_back()
 
     async def _tell_taken_back(self) -> None:
         if why := self.twin.untold:
             self._host.happened("desired_taken_back", generation=self.twin.observed, reason=why)
-            await self._change(lambda twin: twin.model_copy(update={"untold": ""}))
+            await self._bring_about(lambda twin: twin.model_copy(update={"untold": ""}))
 
-    async def _change(self, change: Callable[[Twin], Twin | None]) -> bool:
-        """One at a time, and whole: it goes on where whoever asked for it is cancelled. OSError."""
-        asked = self.twin.newest
+    def _is_newest(self) -> bool:
+        """Whether what is being applied is; else it has nothing more to say, and is about to be ended."""
+        return self.twin.newest == self._brought
+
+    async def _bring_about(self, change: Callable[[Twin], Twin]) -> None:
+        """Of what is being applied. OSError."""
+        await self._change(change, self._brought)
+
+    async def _change(self, change: Callable[[Twin], Twin | None], asked: Desired | None) -> bool:
+        """If `asked` is the newest still. One at a time, and whole: it goes on where the caller is cancelled.
+
+        OSError.
+        """
 
         async def work() -> bool:
             async with self._changes:

@@ -102,7 +102,7 @@ class Issuer:
         if kid is None and len(self._keys) == 1:
             fitting = self._keys
         for one in fitting:
-            with contextlib.suppress(jwt.PyJWTError, TypeError, ValueError):  # no key, whatever it says
+            with contextlib.suppress(jwt.PyJWTError, ValueError, TypeError, KeyError):  # it is no key
                 return jwt.PyJWK(one, one.get("alg") or algorithm)
         return None
 

@@ -49,7 +49,10 @@ class Twin(BaseModel):
         """With this document on trial; None: it is no newer one."""
         if self.newest and (desired.epoch, desired.generation) <= (self.newest.epoch, self.newest.generation):
             return None
-        return self.model_copy(update={"newest": desired, "active": desired, "trial": Trial(watch=watch)})
+        same = self.newest is not None and self.newest.epoch == desired.epoch
+        observed = self.observed if same else 0  # generations of another epoch say nothing of this one
+        heard = {"newest": desired, "active": desired, "trial": Trial(watch=watch), "observed": observed}
+        return self.model_copy(update=heard)
 
     def started(self) -> Twin:
         """The agent starts."""

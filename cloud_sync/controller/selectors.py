@@ -24,11 +24,11 @@ class Selector(NamedTuple):
         if text == ALL:
             return cls()
         if text.startswith("node:"):
-            if not re.match(NAME, name := text.removeprefix("node:")):
+            if not re.fullmatch(NAME, name := text.removeprefix("node:")):
                 raise Invalid("bad_selector", f"{name!r} is no node's name")
             return cls(node=name)
         pairs = [one.partition("=") for one in text.split(",")]
-        if any(not re.match(LABEL, key) or not re.match(LABEL, value) for key, _, value in pairs):
+        if any(not re.fullmatch(LABEL, key) or not re.fullmatch(LABEL, value) for key, _, value in pairs):
             raise Invalid("bad_selector", f"{text!r} is neither `all`, `key=value,...` nor `node:NAME`")
         labels = {key: value for key, _, value in pairs}
         if len(labels) < len(pairs):

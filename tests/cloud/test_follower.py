@@ -107,6 +107,29 @@ async def test_a_newer_document_ends_the_application_of_one_that_hangs(tmp_path:
         assert follower.twin.items == {"model": Item(state="applied")}
 
 
+async def test_a_document_does_not_suffer_from_what_the_one_before_it_did(tmp_path: Path) -> None:
+    """That one fails in the very moment in which its mend is heard."""
+
+    class Late(Fake):
+        async def apply(self, settings: dict[str, Any]) -> AsyncIterator[dict[str, Item]]:
+            if settings.get("model") == "broken":
+                while follower.twin.newest == desired(1, model="broken"):  # noqa: ASYNC110 - no sooner, no later
+                    await asyncio.sleep(0)
+                yield {"model": Item(state="failed", reason="it is broken")}
+            else:
+                yield dict.fromkeys(settings, Item(state="applied"))
+
+    host = Late()
+    async with following(tmp_path, host) as follower:
+        await follower.heard(desired(1, model="broken"))
+        await asyncio.sleep(0.05)
+        await follower.heard(desired(2, model="mended"))
+        await until(lambda: follower.twin.trial is None)
+        assert follower.twin.good == desired(2, model="mended")
+        assert follower.twin.items == {"model": Item(state="applied")}
+    assert host.events == [("desired_applied", 2)]
+
+
 async def test_what_is_pending_is_looked_at_again_until_it_is_in_force(tmp_path: Path) -> None:
     class Slow(Fake):
         tries = 0

@@ -133,7 +133,14 @@ def test_what_no_database_takes_as_it_is_does_not_stop_a_stream(
 ) -> None:
     odd = event(1, "o\0dd", math.nan, nul="a\0b", number=math.nan, deep=[math.inf])
     one = [1, 1, 1, 1, 1]
-    series = {"good": one, "few": [1], "no name": one, "text": ["1"] * 5, "huge": [10**400] * 5}
+    series = {
+        "good": one,
+        "few": [1],
+        "no name": one,
+        "text": ["1"] * 5,
+        "huge": [10**400] * 5,
+        "vast": [1, 1e200, 1, 1, 1],
+    }
     received = member.send(events=[odd], metrics=[minute(1, 1e300, **series), event(2, "minute")])
     assert received == {"events": 1, "metrics": 2}
     [row] = told(controller, member)

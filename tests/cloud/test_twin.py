@@ -65,3 +65,14 @@ def test_one_that_the_agent_does_not_survive_is_taken_back_after_two_starts() ->
     assert twin.settings == {"priority": 1}
     assert twin.items["priority"].state == "rolled_back"
     assert twin.observed == 2
+
+
+def test_what_was_in_force_in_a_former_epoch_says_nothing_of_this_one() -> None:
+    """A controller that was restored begins with lower generations."""
+    twin = Twin().heard(desired(1, 9), watch=[])
+    assert twin is not None
+    twin = twin.applied({"priority": Item(state="applied")}).heard(desired(2, 5), watch=[])
+    assert twin is not None
+    assert twin.observed == 0
+    assert twin.applied({"priority": Item(state="pending")}).observed == 0
+    assert twin.applied({"priority": Item(state="applied")}).observed == 5

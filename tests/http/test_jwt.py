@@ -174,3 +174,21 @@ async def test_however_many_users_there_are_their_metrics_are_few(issuer: Issuer
 
 def test_names_cannot_be_chosen_so_that_another_pays() -> None:
     assert len({sender("b", "a/"), sender("/b", "a"), sender("b", "a%2F"), sender("a/b", "")}) == 4
+
+
+async def test_keys_that_are_none_cost_neither_the_others_nor_the_agent(tmp_path: Path) -> None:
+    class Odd(Issuer):
+        def jwks(self) -> dict[str, object]:
+            broken = {"kty": "RSA", "kid": self.kid, "n": 7, "e": "AQAB"}
+            return {"keys": ["none", 5, None, broken, *super().jwks()["keys"]]}
+
+    issuer = Odd()
+    keys = Keys(issuer.url, AUDIENCE, cache=tmp_path / "keys.json")
+    try:
+        async with asyncio.TaskGroup() as agent:
+            running = agent.create_task(keys.run())
+            token = issuer.token(AUDIENCE)
+            assert (await keys.claims(token))["sub"] == "ann"
+            running.cancel()
+    finally:
+        issuer.stop()

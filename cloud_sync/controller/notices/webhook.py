@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import secrets
@@ -42,10 +43,13 @@ async def post(client: httpx.AsyncClient, url: str, secret: str, notice: Notice)
         "webhook-signature": signature(secret, notice.id, now, notice.body),
     }
     try:
-        async with client.stream("POST", url, content=notice.body, headers=headers) as response:
+        async with (
+            asyncio.timeout(TIMEOUT_S),  # however slowly it answers
+            client.stream("POST", url, content=notice.body, headers=headers) as response,
+        ):
             if not response.is_success:  # what it says besides is not read
                 raise NotDelivered(f"the receiver answered {response.status_code}")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise NotDelivered(str(error) or type(error).__name__) from error
 
 

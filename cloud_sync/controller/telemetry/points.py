@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from cloud_sync.messages import Row
 
 NAME = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]{0,199})(\{[^\x00-\x1f]{0,800}\})?")
 MOST = 2**53
+MOST_COUNT, MOST_VALUE = 2**40, 1e100  # far from where the sums of an hour, or of a fleet, end
 _VALUES = ("count", "sum", "min", "max", "last")
 log = structlog.get_logger()
 
@@ -87,13 +87,13 @@ def _points(row: Row, at: float) -> Iterator[tuple[str, Values]]:
     for name, values in series.items():
         if not NAME.fullmatch(name) or not isinstance(values, list) or len(values) != len(_VALUES):
             continue
-        if all(map(_is_number, values)) and 0 <= values[0] <= MOST:
+        if all(map(_is_number, values)) and 0 <= values[0] <= MOST_COUNT:
             count, *rest = values
             yield name, {**time, "count": round(count), **dict(zip(_VALUES[1:], rest, strict=True))}
 
 
 def _is_number(value: Any) -> bool:
-    """One that a column takes."""
+    """One that a column takes, and whose sums too."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) <= MOST if isinstance(value, int) else math.isfinite(value)
+    return abs(value) <= (MOST if isinstance(value, int) else MOST_VALUE)  # which NaN is not
