@@ -88,18 +88,18 @@ class TensorWorker:
         for thread in threads:
             thread.start()
         while not self._over.wait(LOOK_S):
-            self._look_in()
+            self._listen()
+            self._look_after()
         if self._error is not None:
             raise self._error
         for thread in threads:
             thread.join()
 
-    def _look_in(self) -> None:
-        """Hear what came while all run; who hears already looks after itself."""
+    def _listen(self) -> None:
+        """Hear what came, unless somebody hears already."""
         if self._ear.acquire(blocking=False):
             try:
                 self._hear()
-                self._look_after()
             finally:
                 self._ear.release()
 
@@ -126,8 +126,10 @@ class TensorWorker:
 
     def _next(self) -> tuple[list[Infer], TensorEngine] | None:
         """What this thread is to run, and by which session. None: the agent said stop."""
+        self._listen()  # what came while all ran
+        if taken := self._take():
+            return taken
         with self._ear:
-            self._hear()
             while not self._over.is_set():
                 if taken := self._take():
                     return taken
@@ -203,12 +205,12 @@ class TensorWorker:
             waiting = len(self._batcher)
             read: list[int] = []
             if tells := bool(late) or now - self._beaten >= IDLE_BEAT:
+                self._beaten = now
                 read, self._read = self._read, []
         if hangs:
             print(f"a run took longer than {self._deadline_s:g} s", file=sys.stderr)
             raise SystemExit(4)
         if tells:
-            self._beaten = now
             text = "the deadline has passed"
             refused = [_refused(one.id, "deadline_exceeded", text) for one in late]
             self._send(Ran(refused, waiting=waiting, read=read))

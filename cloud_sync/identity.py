@@ -137,6 +137,14 @@ def fingerprint(certificate: bytes) -> str:
         raise BadIdentity("it is no certificate") from None
 
 
+def alone(certificate: bytes) -> bytes:
+    """The certificate (PEM) that `fingerprint` tells of, without what else stands there. BadIdentity."""
+    try:
+        return _load_certificate(certificate).public_bytes(serialization.Encoding.PEM)
+    except ValueError:
+        raise BadIdentity("it is no certificate") from None
+
+
 def check_pair(pair: bytes, ca: bytes) -> None:
     """That a key and a certificate (PEM) are whole and belong together and to this CA. BadIdentity."""
     try:

@@ -30,6 +30,7 @@ async def join(
         right = False
     if not right:
         raise Rejected("wrong_controller", f"{fleet.shown} is not the controller that this token comes from")
+    ca = identity.alone(ca)  # whoever is in between may have put another beside it
     key = await asyncio.to_thread(_key, folder / "joining.key")
     trusted = folder / "joining.ca"  # until it is a node there, what it is elsewhere stays as it is
     await asyncio.to_thread(write_private, trusted, ca)

@@ -41,7 +41,7 @@ class Fleet(BaseModel):
 
 
 class Membership:
-    """`fleet` and `ca` are read once; the identity changes."""
+    """`fleet` and `ca` are read once; the files may change."""
 
     def __init__(self, folder: Path) -> None:
         """NotJoined, Damaged."""
@@ -49,9 +49,10 @@ class Membership:
         self.ca = folder / "ca.pem"
         self.identity = folder / "identity.pem"
         try:
-            self.fleet = kept.mend(folder / "fleet.json", Fleet.model_validate_json)
+            told = kept.mend(folder / "fleet.json", _fleet)
+            self.fleet = Fleet.model_validate_json(told)
             self._trusted = kept.mend(self.ca, _certificate)
-            self._read = kept.mend(self.identity, self._pair)
+            self._read = {"fleet.json": told, "identity.pem": kept.mend(self.identity, self._pair)}
             self.fleet_id = sha256(self._trusted).hexdigest()[:16]  # another CA is another fleet
         except FileNotFoundError:
             if kept.damaged(folder):
@@ -79,9 +80,9 @@ class Membership:
                 path.unlink()
 
     def is_outdated(self) -> bool:
-        """Whether the files have another identity now, or none. OSError."""
+        """Whether the files have another identity or address now, or none. OSError."""
         try:
-            return self.identity.read_bytes() != self._read
+            return any((self.folder / name).read_bytes() != data for name, data in self._read.items())
         except FileNotFoundError:
             return True
 
@@ -95,6 +96,11 @@ class Membership:
         except BadIdentity as error:
             raise ValueError(str(error)) from error
         return data
+
+
+def _fleet(data: bytes) -> bytes:
+    Fleet.model_validate_json(data)
+    return data
 
 
 def _certificate(data: bytes) -> bytes:

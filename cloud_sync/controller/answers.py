@@ -70,8 +70,12 @@ class Answers:
             async with self._store.write() as session:
                 now = self._store.now()
                 row = await session.get(StoredAnswer, id, with_for_update=True)
-                if row is None or row.at < now - KEPT_S:
-                    await session.merge(StoredAnswer(id=id, request=request, at=now, status=None, body=""))
+                if row is not None and row.at < now - KEPT_S:
+                    await session.delete(row)
+                    await session.flush()
+                    row = None
+                if row is None:
+                    session.add(StoredAnswer(id=id, request=request, at=now, status=None, body=""))
                     return None
                 if not hmac.compare_digest(row.request, request):
                     raise Invalid("key_reused", "this Idempotency-Key came with another request before")

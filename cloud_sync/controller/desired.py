@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync.controller.selectors import Selector
@@ -30,7 +30,11 @@ async def put(session: AsyncSession, selector: Selector, settings: dict[str, Any
     elif row is not None:
         await session.delete(row)
     await session.flush()
-    return await settle(session, await _met(session, selector))
+    before = await session.scalar(select(Fleet.revision)) or 0
+    met = await _met(session, selector)
+    await session.get_one(Fleet, 1, with_for_update=True)  # who joins from now on has the layer
+    joined = await _met(session, selector, Node.revision > before)
+    return await settle(session, {node.id: node for node in (*met, *joined)}.values())
 
 
 async def stir(session: AsyncSession, node: Node) -> None:
@@ -62,8 +66,8 @@ def _merge(node: Node, below: Sequence[tuple[Selector, dict[str, Any]]]) -> bool
     return True
 
 
-async def _met(session: AsyncSession, selector: Selector) -> list[Node]:
-    asked = select(Node).where(Node.state != "gone").order_by(Node.id).with_for_update()
+async def _met(session: AsyncSession, selector: Selector, *only: ColumnElement[bool]) -> list[Node]:
+    asked = select(Node).where(Node.state != "gone", *only).order_by(Node.id).with_for_update()
     if selector.node is not None:
         asked = asked.where(Node.name == selector.node)
     found = (await session.scalars(asked)).all()

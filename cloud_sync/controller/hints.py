@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import asyncpg
 import structlog
 from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_sync.controller.joining import refusal
 from cloud_sync.controller.store import Store
@@ -96,20 +97,25 @@ class Hints:
             while True:
                 await self._news.wait()
                 self._news.clear()
-                await self._tell()
+                try:
+                    await self._tell()
+                except (SQLAlchemyError, OSError) as error:
+                    log.warning("hints wait for the database", error=str(error), again_in_s=RETRY_S)
+                    self._news.set()
+                    await asyncio.sleep(RETRY_S)
 
     async def _tell(self) -> None:
         """Those whose document changed; all, where another epoch has begun: few statements for many."""
         async with self._store.read() as session:
             epoch = (await session.get_one(Fleet, 1)).epoch
             changed = Node.revision > (self._seen if epoch == self.epoch else -1)
-            self.epoch = epoch
             found = await session.execute(
                 select(Node.id, Node.generation, Node.revision, Node.state).where(changed)
             )
             nodes = found.all()
             asked = select(Certificate.serial).join(Node, Node.id == Certificate.node)
             revoked = set(await session.scalars(asked.where(changed, Certificate.revoked_at.is_not(None))))
+        self.epoch = epoch
         for id, generation, revision, state in nodes:
             self._seen = max(self._seen, revision)
             for one in self._listeners.get(id, ()):

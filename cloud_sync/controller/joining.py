@@ -53,7 +53,7 @@ class Joining:
             now = self._store.now()
             token = await self._token(session, asked.token, key, now)
             if token.node is not None:
-                node = await session.get_one(Node, token.node)
+                node = await _joined(session, token.node, key)
             else:
                 actor = Actor(f"token:{token.id}", address)
                 if token.replaces is not None:
@@ -78,7 +78,7 @@ class Joining:
             raise Unauthorised("not_proven", "the old key did not sign this request")
         async with self._store.write() as session:
             now = self._store.now()
-            node = await standing(session, holder)
+            node = await standing(session, holder, for_change=True)
             if now > holder.not_after + self._settings.renewal_grace_s:
                 raise Unauthorised("expired", "the certificate ended too long ago to be renewed: join anew")
             record(session, now, Actor(f"node:{node.name}", address), "certificate.renewed", node.name)
@@ -134,9 +134,21 @@ async def revoke_certificates(session: AsyncSession, node: str, now: float) -> N
     await session.execute(mine.values(revoked_at=now))
 
 
-async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
-    """The node, for another machine: what it is told stays, who it was counts no longer."""
+async def _joined(session: AsyncSession, id: str, key: str) -> Node:
+    """The node that this key joined as, if it still counts: another machine may be it by now. Refused."""
     node = await session.get_one(Node, id, with_for_update=True)
+    mine = select(Certificate.serial).where(Certificate.node == id, Certificate.key == key)
+    counts = await session.scalar(mine.where(Certificate.revoked_at.is_(None)).limit(1))
+    if why := refusal(node.state, None if counts else 0.0):
+        raise why
+    return node
+
+
+async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
+    """The node, for another machine: what it is told stays, who it was counts no longer. Conflict."""
+    node = await session.get_one(Node, id, with_for_update=True)
+    if node.state == "gone":
+        raise Conflict("no_such_node", "the node that this token was to replace is gone: join with another")
     await revoke_certificates(session, id, now)
     await desired.stir(session, node)
     node.state, node.due_at = "active", None
@@ -145,10 +157,13 @@ async def _replaced(session: AsyncSession, id: str, now: float) -> Node:
     return node
 
 
-async def standing(session: AsyncSession, holder: Holder) -> Node:
-    """The node whose certificate this is, if it may still use it; it may be over. Refused."""
+async def standing(session: AsyncSession, holder: Holder, *, for_change: bool = False) -> Node:
+    """The node whose certificate this is, if it may still use it; it may be over. Refused.
+
+    `for_change`: nobody else changes the node, or revokes its certificates, until the transaction ends.
+    """
+    node = await session.get(Node, holder.node, with_for_update=for_change)
     certificate = await session.get(Certificate, holder.serial)
-    node = await session.get(Node, holder.node)
     if certificate is None or node is None:  # issued after the backup that is in force
         raise Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
     if why := refusal(node.state, certificate.revoked_at):

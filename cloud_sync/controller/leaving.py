@@ -27,7 +27,7 @@ class Leaving:
     async def leave(self, holder: Holder, address: str) -> None:
         """By the node's own wish. Refused."""
         async with self._store.write() as session:
-            node = await standing(session, holder)
+            node = await standing(session, holder, for_change=True)
             await self._go(session, node, Actor(f"node:{node.name}", address), "node.left")
 
     async def _go(self, session: AsyncSession, node: Node, actor: Actor, what: str) -> None:

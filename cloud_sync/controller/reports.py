@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync.controller.audit import Actor, record
 from cloud_sync.controller.config import ControllerSettings
-from cloud_sync.controller.errors import Forbidden, Refused
+from cloud_sync.controller.errors import Forbidden, Invalid, Refused
 from cloud_sync.controller.gather import Gather
 from cloud_sync.controller.joining import refusal, standing
 from cloud_sync.controller.places import Place, certificates, find, put_down
-from cloud_sync.controller.said import Dropped, Opened, Reported, Said, is_ahead, is_cloned
+from cloud_sync.controller.said import Dropped, Opened, Reported, Said, is_ahead, is_cloned, is_credible
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Certificate, Fleet
@@ -65,7 +65,7 @@ class Reports:
             refused: list[Refused | None] = []
             for one in group:
                 place = places.get(one.holder.node)
-                refused.append(self._hear(session, now, place, known, one))
+                refused.append(self._hear(session, now, place, epoch, known, one))
             ahead = [
                 one
                 for one, why in zip(group, refused, strict=True)
@@ -84,6 +84,7 @@ class Reports:
         session: AsyncSession,
         now: float,
         place: Place | None,
+        epoch: int,
         known: dict[str, float | None],
         one: Said,
     ) -> Refused | None:
@@ -104,6 +105,8 @@ class Reports:
             return None
         actor = Actor(f"node:{place.name}", one.address)
         if isinstance(one, Reported):
+            if not is_credible(one.report, epoch):
+                return Invalid("bad_epoch", f"there is no epoch {one.report.epoch}: this one is {epoch}")
             if is_cloned(place, one.report):
                 place.state, place.changed = "cloned", True
                 record(session, now, actor, "node.cloned", place.name)

@@ -36,6 +36,12 @@ class Dropped:
 
 
 Said = Reported | Opened | Dropped
+MOST_AHEAD = 1000  # epochs: each restore of a backup begins one
+
+
+def is_credible(report: Report, epoch: int) -> bool:
+    """Whether some backup could explain its epoch: to the highest that there is, none could follow."""
+    return report.epoch <= epoch + MOST_AHEAD
 
 
 def is_ahead(one: Reported, places: Mapping[str, Place], epoch: int) -> bool:

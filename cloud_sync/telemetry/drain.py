@@ -71,7 +71,7 @@ class Drain:
             self._due.set()
 
     async def run(self, transport: Transport, fleet: str) -> None:
-        """Until cancelled. A disk that cannot be read stops nothing else."""
+        """Until cancelled. What fails here takes nothing with it."""
         self._due.clear()
         while True:
             await self._due.wait()
@@ -83,6 +83,8 @@ class Drain:
                     await self._empty(self._outbox, transport)
                 except StateError as error:
                     log.warning("telemetry cannot be read", reason=str(error))
+                except Exception:  # ours: it must cost no more than telemetry
+                    log.exception("telemetry cannot be sent")
 
     async def _empty(self, outbox: Outbox, transport: Transport) -> None:
         failures = 0

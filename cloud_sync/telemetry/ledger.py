@@ -43,12 +43,28 @@ def append(entries: Iterable[Entry], quota: int, db: sqlite3.Connection) -> None
     room.make(quota, db)
 
 
+class _Damaged(Exception):
+    """A row's text is not what was written: SQLite finds nothing wrong with that."""
+
+    def __init__(self, stream: Stream, seq: int) -> None:
+        super().__init__(stream, seq)
+        self.stream, self.seq = stream, seq
+
+
 def offer(most_bytes: int, again: bool, told: Mapping[Stream, int], db: sqlite3.Connection) -> Telemetry:
     """The oldest rows of each stream, the most valuable streams first. What is offered stays as it is.
 
     `again`: of what was offered before alone. `told`: up to where the controller said to have it all; what is
     neither there nor here any longer is told as a gap.
     """
+    while True:
+        try:
+            return _offered(most_bytes, again, told, db)
+        except _Damaged as error:
+            room.give_up(error.stream, [error.seq], db)
+
+
+def _offered(most_bytes: int, again: bool, told: Mapping[Stream, int], db: sqlite3.Connection) -> Telemetry:
     streams: dict[Stream, list[Row]] = {}
     for stream in STREAMS:
         last = _numbers(stream, db)[1] if again else 1 << 62
@@ -60,7 +76,7 @@ def offer(most_bytes: int, again: bool, told: Mapping[Stream, int], db: sqlite3.
             most_bytes -= len(row[-1]) + ROW_BYTES
             if most_bytes < 0 and (found or streams):
                 break
-            found.append(_row(*row))
+            found.append(_row(stream, *row))
         if found:
             newest = found[-1].seq
             db.execute("UPDATE streams SET offered = max(offered, ?) WHERE stream = ?", (newest, stream))
@@ -73,12 +89,11 @@ def received(marks: Mapping[Stream, int], db: sqlite3.Connection) -> int:
     """The controller has it up to these: it goes. How many rows went."""
     gone = 0
     for stream, mark in marks.items():
-        last, offered = _numbers(stream, db)
-        if mark > last:  # this file is an old copy of itself: its numbers are used already
+        offered = _numbers(stream, db)[1]
+        if mark > offered:  # this file is an old copy of itself: its numbers are used already
             db.execute("UPDATE database SET id = ?", (new_id(),))
             return 0
-        upto = min(mark, offered)
-        gone += db.execute(of(stream, "DELETE FROM $ WHERE seq <= ?"), (upto,)).rowcount
+        gone += db.execute(of(stream, "DELETE FROM $ WHERE seq <= ?"), (mark,)).rowcount
     give_back(db, room.PAGES)
     return gone
 
@@ -107,7 +122,7 @@ def _since(known: int | None, rows: list[Row]) -> list[Row]:
 
 def _coalesced(entry: Entry, db: sqlite3.Connection) -> bool:
     """Count it with the one before of its key, if that is of this hour and nobody was told of it yet."""
-    if entry.key is None:
+    if entry.key is None or entry.stream != "events":
         return False
     found = db.execute(
         "SELECT seq, at, body FROM events WHERE key = ? AND seq > ? ORDER BY seq DESC LIMIT 1",
@@ -115,7 +130,10 @@ def _coalesced(entry: Entry, db: sqlite3.Connection) -> bool:
     ).fetchone()
     if found is None or abs(entry.at - found[1]) >= COALESCED_S:
         return False
-    count = json.loads(found[2]).get("count", 1) + 1
+    try:
+        count = json.loads(found[2]).get("count", 1) + 1
+    except ValueError:  # it is damaged
+        return False
     body = {**entry.body, "count": count, "last_at": entry.at}
     db.execute("UPDATE events SET body = ? WHERE seq = ?", (room.dumped(body), found[0]))
     return True
@@ -138,5 +156,8 @@ def _numbers(stream: Stream, db: sqlite3.Connection) -> tuple[int, int]:
     return last, offered
 
 
-def _row(seq: int, first: int | None, at: float, kind: str, body: str) -> Row:
-    return Row(seq=seq, first=first, at=at, kind=kind, body=json.loads(body))
+def _row(stream: Stream, seq: int, first: int | None, at: float, kind: str, body: str) -> Row:
+    try:
+        return Row(seq=seq, first=first, at=at, kind=kind, body=json.loads(body))
+    except ValueError:
+        raise _Damaged(stream, seq) from None

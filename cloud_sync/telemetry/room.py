@@ -112,7 +112,11 @@ def _to_hours(db: sqlite3.Connection) -> bool:
     else:
         return False
     first, last = hour[0], hour[-1]
-    body = merged([json.loads(row[3]) for row in hour])
+    try:
+        body = merged([json.loads(row[3]) for row in hour])
+    except ValueError:  # one of them is damaged
+        give_up("metrics", [row[0] for row in hour], db)
+        return True
     db.execute("DELETE FROM metrics WHERE seq BETWEEN ? AND ?", (first[0], last[0]))
     db.execute(
         "INSERT INTO metrics VALUES (?, ?, ?, 'hour', ?, ?, NULL)",

@@ -23,7 +23,9 @@ class Worth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One piece of telemetry, as it comes to be. Events of one `key` within an hour are counted."""
+    """One piece of telemetry, as it comes to be. Events of one `key` within an hour are counted;
+    in other streams it says nothing.
+    """
 
     stream: Stream
     at: float  # wall time, seconds

@@ -69,12 +69,13 @@ class Tunnels:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._keep(asyncio.create_task(self._carry(reader, writer)))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         broker = self._broker
         if broker is None or broker.is_over:
             return writer.close()
-        if task := asyncio.current_task():
-            self._keep(task)
         id = bytes.fromhex(broker.id) + os.urandom(8)
         stream = self._streams[id] = _Stream(id, broker, self._node)
         try:

@@ -210,7 +210,7 @@ async def test_every_change_is_in_the_audit_log_which_is_only_added_to(
     assert joined["actor"].startswith("token:")
     assert joined["address"] == "127.0.0.1"
     assert changed["actor"].startswith("local:")
-    assert changed["details"] == {"changes": {"priority": 7}}
+    assert changed["details"]["changes"] == {"priority": 7}
     assert "config.changed" in controller.run("audit").stdout
     for statement in ("DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"):
         with pytest.raises(DBAPIError, match="only added to"):

@@ -14,20 +14,8 @@ import pytest
 
 from tests.mqtt.broker import LENGTH, Client, chat
 from tests.mqtt.test_brokers import wait_for_log
-from tests.support.agent import Agent, free_port
+from tests.support.agent import Agent, two_ports
 from tests.support.onnx_file import FLOAT, write_onnx
-
-
-def two_ports() -> int:
-    """The first of two free ports that follow each other."""
-    while True:
-        port = free_port()
-        with socket.socket() as next_one:
-            try:
-                next_one.bind(("127.0.0.1", port + 1))
-                return port
-            except OSError:
-                continue
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,18 @@ def free_port() -> int:
         return port
 
 
+def two_ports() -> int:
+    """The first of two free ports that follow each other."""
+    while True:
+        port = free_port()
+        with socket.socket() as next_one:
+            try:
+                next_one.bind(("127.0.0.1", port + 1))
+                return port
+            except OSError:
+                continue
+
+
 @dataclass
 class Agent:
     """An agent's process and where it is found. `environment` holds AUTOGLM_* settings."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,8 +16,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import structlog.testing
+import zstandard
 
-from cloud_sync.messages import Telemetry
+from cloud_sync.messages import Received, Telemetry
 from cloud_sync.telemetry.drain import Drain, packed
 from cloud_sync.telemetry.outbox import NAME, Outbox
 from cloud_sync.telemetry.rows import GAP, Entry
@@ -52,6 +55,11 @@ async def until(found: Callable[[], object]) -> None:
     async with asyncio.timeout(60):
         while not found():  # noqa: ASYNC110 - it looks at what has no event
             await asyncio.sleep(0.01)
+
+
+def damage(folder: Path, stream: str, where: str) -> None:
+    with contextlib.closing(sqlite3.connect(folder / NAME)) as db, db:
+        db.execute(f"UPDATE {stream} SET body = '?' || body WHERE {where}")
 
 
 def waits(outbox: Outbox) -> int:
@@ -174,6 +182,55 @@ async def test_a_row_that_will_never_be_taken_costs_itself_alone(
     assert outbox.backlog.given_up["events"] == 1
 
 
+async def test_a_row_that_the_disk_damaged_costs_itself_alone(
+    outbox: Outbox, drain: Drain, way: Way, folder: Path
+) -> None:
+    """SQLite finds nothing wrong with a text in which a bit has flipped."""
+    await outbox.append(events("a", "damaged", "b"))
+    damage(folder, "events", "seq = 2")
+    drain.link(there=True)
+    await until(lambda: not waits(outbox))
+    assert texts(way.kept) == ["a", "b"]
+    [gap] = [row for row in way.kept.all("events") if row.kind == GAP]
+    assert (gap.first, gap.seq) == (2, 2)
+
+
+async def test_what_the_disk_damaged_stands_in_the_way_of_nothing_that_comes_later(
+    outbox: Outbox, folder: Path, open_outbox: Callable[..., Outbox]
+) -> None:
+    """Neither as minutes that become an hour, nor as the event that the next one is counted with."""
+    minute = {"period_s": 60, "series": {name: [1, 1, 1, 1, 1] for name in map(str, range(40_000))}}
+    entries = [Entry("metrics", 1_800_000_000.0 + at, "minute", minute) for at in range(0, 10_800, 600)]
+    flapping = Entry("events", 1_800_000_000.0, "worker_lost", {}, key="worker_lost")
+    await outbox.append([*entries, flapping])
+    damage(folder, "metrics", "seq = 2")
+    damage(folder, "events", "seq = 1")
+    await outbox.close()
+    outbox = open_outbox(5 << 20)
+    await outbox.append([flapping])
+    assert outbox.backlog.rows["events"] == 2
+    assert outbox.backlog.given_up["metrics"] > 0
+
+
+async def test_telemetry_that_fails_takes_the_link_not_with_it(outbox: Outbox, way: Way) -> None:
+    class Confused(Way):
+        async def telemetry(self, batch: bytes) -> Received:
+            self.tries.append(Telemetry.model_validate_json(zstandard.decompress(batch)))
+            raise RuntimeError("nobody expected this")
+
+    confused, drain = Confused(way.kept), Drain(lambda: FAST)
+    drain.open(outbox)
+    await outbox.append(events("a"))
+    async with asyncio.TaskGroup() as link:
+        running = link.create_task(drain.run(confused, "ours"))
+        await asyncio.sleep(0)
+        drain.link(there=True)
+        await until(lambda: confused.tries)
+        drain.link(there=True)  # at the next heartbeat
+        await until(lambda: len(confused.tries) > 1)
+        running.cancel()
+
+
 async def test_a_batch_that_is_too_large_goes_in_pieces(outbox: Outbox, drain: Drain, way: Way) -> None:
     way.refuses = lambda batch: "too_large" if len(batch.streams["events"]) > 3 else ""
     await outbox.append(events(*map(str, range(12))))
@@ -232,6 +289,16 @@ async def test_a_file_that_is_an_old_copy_of_itself_becomes_another(
     await until(lambda: not waits(outbox))
     assert len({one.database for one in way.tries}) == 2
     assert texts(way.kept)[-2:] == ["newer", "newer"]
+
+
+async def test_a_copy_is_known_by_what_it_never_offered(outbox: Outbox) -> None:
+    """However much it has written since."""
+    await outbox.append(events(*map(str, range(10))))
+    former = await outbox.offer(1)
+    assert [row.seq for row in former.streams["events"]] == [1]
+    await outbox.received({"events": 4})
+    assert outbox.backlog.rows["events"] == 10
+    assert (await outbox.offer(1)).database != former.database
 
 
 async def test_a_file_that_is_opened_again_is_sent_from(

@@ -15,7 +15,7 @@ import pytest
 
 from agent import __version__
 from agent.cli.app import app
-from tests.support.agent import Agent, free_port
+from tests.support.agent import Agent, free_port, two_ports
 from tests.support.bert import Bert
 from tests.tooling.command import run
 
@@ -314,7 +314,7 @@ def test_a_second_agent_on_the_same_data_is_refused(here: dict[str, str]) -> Non
 
 
 def test_publish_prints_the_answer_that_comes_by_mqtt(start_agent: Callable[..., Agent]) -> None:
-    agent = start_agent(AUTOGLM_MQTT_URL="embedded", AUTOGLM_EMBEDDED_PORT=str(free_port()))
+    agent = start_agent(AUTOGLM_MQTT_URL="embedded", AUTOGLM_EMBEDDED_PORT=str(two_ports()))
     agent.connected()
     here = {"AUTOGLM_DATA_DIR": str(agent.data_dir)}
     assert run("publish", "Major Tom", **here).stdout == "Major Tom\n"

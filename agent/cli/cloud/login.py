@@ -135,7 +135,7 @@ def _ca(url: str, wanted: str | None) -> str | None:
         err.print(f"Nobody here knows {url}. The fingerprint of its CA:\n  {found}", markup=False)
         if input("Is it the controller's? [y/N] ").strip().lower() not in ("y", "yes"):
             raise CommandError("not logged in")
-    return ca.decode()
+    return identity.alone(ca).decode()  # whoever is in between may have put another beside it
 
 
 def _is_known(url: str) -> bool:
