@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -16,6 +17,7 @@ from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDE, LAST = 40, 30  # cells of a column, and of a table's last one, that may have lines beyond them
 
 
 def print_json(value: Any) -> None:
@@ -34,9 +36,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0,
         for row in (heads, *rows):
             print("\t".join(row))
         return
-    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for index, head in enumerate(heads):
-        shown.add_column(head, justify="right" if index >= len(heads) - numbers else "left")
+    widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
+    least = sum(min(width, WIDE) + 2 for width in widths[:-1]) + min(widths[-1], LAST)
+    # Nothing is cut off: what is long has lines in its column, and a terminal that is too small breaks lines.
+    width = least if least > out.width else None
+    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), width=width)
+    for index, (head, natural) in enumerate(zip(heads, widths, strict=True)):
+        whole = natural <= (WIDE if index < len(heads) - 1 else LAST)
+        side: Literal["left", "right"] = "right" if index >= len(heads) - numbers else "left"
+        shown.add_column(head, justify=side, no_wrap=whole, overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))  # as it is: what is in it may come from elsewhere
     out.print(shown)

@@ -72,7 +72,7 @@ def _send(selector: str, settings: dict[str, Any], json: bool) -> None:
         who = "1 node is" if count == 1 else f"{count} nodes are"
         out.print(f"{who} to change: autoglm cloud nodes shows when that is done")
     else:
-        out.print(f"No node is {selector} yet: this is kept for those that will be", markup=False)
+        out.print(f"There is no node for {selector} yet: this is kept for when there is", markup=False)
 
 
 def _lines(row: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -37,7 +37,7 @@ def nodes(json: bool) -> None:
         "ADDRESS",
         "READY",
         "AGENT",
-        "LAST HEARTBEAT",
+        "HEARTBEAT",
         "CONFIG",
         "BACKLOG",
         "CLOCK",

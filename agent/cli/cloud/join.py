@@ -31,4 +31,8 @@ def join(
         raise CommandError(f"the controller refuses: {error}") from None
     except (LinkError, OSError) as error:
         raise CommandError(f"the controller at {url} cannot be reached: {error}") from None
-    err.print(f"This machine is now the node {made.fleet.name}. Serve with: autoglm serve", markup=False)
+    err.print(
+        f"This machine is now the node {made.fleet.name}: an agent that runs links up within seconds;"
+        " or start one: autoglm serve",
+        markup=False,
+    )

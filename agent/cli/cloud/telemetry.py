@@ -37,7 +37,7 @@ def told(
     if json and not follow:
         return print_json(rows)
     if not rows and not follow and out.is_terminal:
-        err.print(f"No such {what}")
+        err.print(f"No {what}")
     for row in rows:
         _show(row, json)
     if follow:
