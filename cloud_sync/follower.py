@@ -94,7 +94,7 @@ class Follower:
     async def _apply(self) -> dict[str, Item]:
         """What became of each setting that this release knows."""
         settings, refused = sorted_out(self.twin.settings)
-        unknown = {name: Item(state="failed", reason=why) for name, why in refused.items()}
+        unknown = {name: Item(state="failed", reason=why[:1000]) for name, why in refused.items()}
         items: dict[str, Item] = {}
         before = self.twin.observed
         async for items in self._host.apply(settings):

@@ -19,7 +19,7 @@ from cloud_sync.backoff import pause
 from cloud_sync.follower import Follower
 from cloud_sync.host import Host
 from cloud_sync.membership import Membership, NotJoined
-from cloud_sync.messages import Answer, Report
+from cloud_sync.messages import MOST_MODELS, Answer, Report
 from cloud_sync.renewal import Renewal
 from cloud_sync.telemetry.drain import Drain
 from cloud_sync.transports.choice import open_transport
@@ -28,6 +28,7 @@ from cloud_sync.transports.transport import LinkError, Rejected, Transport
 HEARTBEAT_S = 300.0  # until the controller says otherwise
 HEALTH_S = 2.0  # how often is looked whether the node is as ready as was told
 SPREAD = 0.1  # of a heartbeat, at random
+HELD_S = 5.0  # a stream of hints that held for less was none
 REJECTED_S = 60.0  # how soon again where the identity is refused
 
 log = structlog.get_logger()
@@ -148,7 +149,7 @@ class Link:
             items=twin.items,
             ready=self._told_ready,
             reason=(reason or self._follower.trouble)[:1000],
-            models=facts.models,
+            models=facts.models[:MOST_MODELS],
             damaged=damaged,
             backlog=self._drain.backlog,
         )
@@ -179,15 +180,17 @@ class Link:
     async def _listen(self, transport: Transport) -> None:
         pauses = 0
         while True:
+            began = time.monotonic()
             try:
                 async for hint in transport.hints():
-                    pauses = 0
                     if hint is None or self._is_news(hint.epoch, hint.generation):
                         self._fetch.set()
             except (LinkError, Rejected) as error:
                 log.debug("no hints", reason=str(error))
                 if isinstance(error, Rejected):
                     self._follower.news.set()  # a report will hear why
+            if time.monotonic() - began > HELD_S:
+                pauses = 0
             await asyncio.sleep(pause(pauses))
             pauses += 1
 

@@ -13,6 +13,7 @@ API = "/api/v1"
 NAME = r"^[A-Za-z0-9._-]{1,64}$"
 LABEL = r"^[A-Za-z0-9._/-]{1,64}$"
 MOST_PEM = 16 * 1024  # bytes
+MOST_MODELS = 200  # that a report names
 
 NodeName = Annotated[str, StringConstraints(pattern=NAME)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL)]
@@ -83,7 +84,7 @@ class Report(BaseModel):
     items: Annotated[dict[str, Item], Field(max_length=500)] = {}
     ready: bool = False
     reason: Text = ""
-    models: Annotated[list[ModelReport], Field(max_length=200)] = []
+    models: Annotated[list[ModelReport], Field(max_length=MOST_MODELS)] = []
     backlog: Annotated[dict[str, Count], Field(max_length=100)] = {}
     """Rows of telemetry that wait here, by stream."""
     damaged: Annotated[list[Text], Field(max_length=100)] = []
