@@ -36,12 +36,18 @@ class Damaged(ModelError):
     pass
 
 
+LONG = 700  # characters
+
+
 class BadFile(ModelError):
     pass
 
 
 class GGUFError(BadFile):
-    pass
+    """It names what the file says, which may be long and all escapes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) < LONG else f"{message[: LONG // 2]} ... {message[-200:]}")
 
 
 class ONNXError(BadFile):
