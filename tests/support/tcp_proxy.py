@@ -92,13 +92,16 @@ class _Connection:
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         """Until either end is closed; then the other hears of it."""
         with suppress(OSError):
-            while data := source.recv(self._weather().piece):
-                time.sleep(self._weather().delay_s)
-                if self._left is not None:
-                    data, self._left = data[: self._left], self._left - len(data)
-                target.sendall(data)
-                if self._left is not None and self._left <= 0:
-                    return self.cut(reset=self._weather().reset)
+            while data := source.recv(Weather.piece):
+                while data:  # in the weather that is now, not as it was when the wait for them began
+                    weather = self._weather()
+                    piece, data = data[: weather.piece], data[weather.piece :]
+                    time.sleep(weather.delay_s)
+                    if self._left is not None:
+                        piece, self._left = piece[: self._left], self._left - len(piece)
+                    target.sendall(piece)
+                    if self._left is not None and self._left <= 0:
+                        return self.cut(reset=weather.reset)
         if not self.is_cut:
             for one in (source, target):
                 with suppress(OSError):
