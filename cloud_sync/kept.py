@@ -53,14 +53,18 @@ def mend(path: Path, parse: Callable[[bytes], T]) -> T:
         except FileNotFoundError:
             continue
         except ValueError as error:
-            aside = one.with_name(f"{one.name}.damaged-{time.time_ns()}")
-            one.rename(aside)
+            aside = one.rename(aside_of(one))
             log.error("a damaged file is set aside", file=str(aside), reason=str(error)[:200])
         else:
             whole = whole or data
     if whole is not None and not (path.exists() and copy_of(path).exists()):
         write(path, whole)
     return find(path, parse)
+
+
+def aside_of(path: Path) -> Path:
+    """What a damaged file is called from now on."""
+    return path.with_name(f"{path.name}.damaged-{time.time_ns()}")
 
 
 def damaged(folder: Path) -> list[str]:

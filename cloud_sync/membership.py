@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from cloud_sync import kept
 from cloud_sync.identity import BadIdentity, check_pair, fingerprint
 from cloud_sync.messages import NodeName
+from models.address import without_login
 
 
 class NotJoined(Exception):
@@ -36,8 +36,7 @@ class Fleet(BaseModel):
     @property
     def shown(self) -> str:
         """The URL without a login."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return without_login(self.url)
 
 
 class Membership:

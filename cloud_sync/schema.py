@@ -7,10 +7,11 @@ what was in the file can still be looked for (`sqlite3 FILE .recover`). The call
 from __future__ import annotations
 
 import sqlite3
-import time
 from pathlib import Path
 
 from sqlite_utils import Database, Migrations
+
+from cloud_sync import kept
 
 WAL_BYTES = 16 * 1024 * 1024  # what the write-ahead log is cut back to
 
@@ -140,7 +141,7 @@ def give_back(db: sqlite3.Connection, most: int) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    aside = kept.aside_of(path)
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():

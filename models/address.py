@@ -1,8 +1,14 @@
-"""What may be shown of where a model comes from."""
+"""What may be shown of a URL, such as that which a model comes from."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
+
+
+def without_login(url: str) -> str:
+    """ValueError: it is no URL."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def without_secrets(source: str) -> str:
@@ -13,7 +19,6 @@ def without_secrets(source: str) -> str:
     if "://" not in source:
         return source
     try:
-        parts = urlsplit(source)
+        return urlsplit(without_login(source))._replace(query="", fragment="").geturl()
     except ValueError:
         return ""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

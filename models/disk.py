@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from models.errors import NoRoom
 
@@ -23,21 +24,28 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_lasting(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Replace a small file: after a crash it is the old one or the new one, whole. `mode`: less the umask.
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """To write a file in the place of another: after a crash it is the old one or the new one, whole.
 
-    OSError, and the old one stays, alone.
+    `mode`: less the umask. Whatever is raised, the old one stays, alone. OSError.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(data)
+            yield file
         sync(fresh)
         fresh.rename(path)
-    except OSError:
+    except BaseException:
         fresh.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_lasting(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """The same for a small file."""
+    with replacing(path, mode) as file:
+        file.write(data)
 
 
 def write_private(path: Path, data: bytes) -> None:

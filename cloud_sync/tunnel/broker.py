@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cloud_sync.tunnel.pipe import PIECE
+from models.address import without_login
 
 KEEPALIVE_S = 30
 CONNECT_S = 20
@@ -46,8 +47,18 @@ class Place:
     @property
     def shown(self) -> str:
         """Without the login."""
+        return without_login(self.url)
+
+    def connect(self, client: paho.Client, keepalive_s: int) -> None:
+        """Wait until the socket is there, and with mqtts:// TLS. OSError, ValueError, MQTTException."""
         parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        secure = parts.scheme == "mqtts"
+        if parts.username:
+            client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+        if secure:
+            client.tls_set_context(ssl.create_default_context(cadata=self.ca or None))
+        port = parts.port or (8883 if secure else 1883)
+        client.connect(parts.hostname or "localhost", port, keepalive_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class Broker:
     def __init__(self, place: Place, will: str, on_message: Callable[[Message], None]) -> None:
         self.id = secrets.token_hex(8)
         self.piece = PIECE
-        self._place, self._url = place, urlsplit(place.url)
+        self._place = place
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._subscribed: asyncio.Future[None] = self._loop.create_future()
@@ -114,12 +125,8 @@ class Broker:
     # In the thread.
 
     def _run(self) -> None:
-        host = self._url.hostname or "localhost"
         try:
-            if self._url.scheme == "mqtts":
-                self._client.tls_set_context(ssl.create_default_context(cadata=self._place.ca or None))
-            port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
-            self._client.connect(host, port, KEEPALIVE_S, clean_start=True)
+            self._place.connect(self._client, KEEPALIVE_S)
             while (code := self._client.loop()) == paho.MQTT_ERR_SUCCESS:
                 pass
             error = self._error(paho.error_string(code))
@@ -138,8 +145,6 @@ class Broker:
             reconnect_on_failure=False,
         )
         client.will_set(will, self.id.encode(), qos=1)
-        if self._url.username:
-            client.username_pw_set(unquote(self._url.username), unquote(self._url.password or ""))
         client.on_connect, client.on_disconnect = self._connack, self._disconnected
         client.on_subscribe, client.on_message = self._suback, self._received
         client.on_publish = lambda *_: self._tell(self._window.release)

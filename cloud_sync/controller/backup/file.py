@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from models.disk import sync
+from models.disk import replacing
 
 FORMAT = 1
 KEYS = ("ca.pem", "signing.key", "ca.key")
@@ -47,24 +46,15 @@ Line = tuple[str, Sequence[str], Iterator[Sequence[Any]]]
 
 def write(path: Path, header: Header, tables: Iterable[Line]) -> int:
     """How many rows. For its owner's eyes alone; whole or not there. OSError."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     count = 0
-    try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wt", 6, encoding="utf-8") as file:
-            file.write(header.model_dump_json() + "\n")
-            for name, columns, rows in tables:
-                file.write(json.dumps({"table": name, "columns": columns}) + "\n")
-                for row in rows:
-                    file.write(json.dumps(row) + "\n")
-                    count += 1
-            file.write(json.dumps({"rows": count}) + "\n")
-        sync(fresh)
-        fresh.rename(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with replacing(path, 0o600) as raw, gzip.open(raw, "wt", 6, encoding="utf-8") as file:
+        file.write(header.model_dump_json() + "\n")
+        for name, columns, rows in tables:
+            file.write(json.dumps({"table": name, "columns": columns}) + "\n")
+            for row in rows:
+                file.write(json.dumps(row) + "\n")
+                count += 1
+        file.write(json.dumps({"rows": count}) + "\n")
     return count
 
 

@@ -15,6 +15,7 @@ from cloud_sync.controller.notices import webhook
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.hooks import Hook
 from cloud_sync.controller.store.telemetry_tables import FleetEvent
+from models.address import without_login
 
 MQTT = "mqtt"
 MOST = 50
@@ -60,7 +61,7 @@ class Hooks:
                 sent=await session.scalar(select(func.max(FleetEvent.id))) or 0,
             )
             session.add(made)
-            record(session, self._store.now(), actor, "hook.added", made.id, url=_shown(url))
+            record(session, self._store.now(), actor, "hook.added", made.id, url=without_login(url))
         return MadeHook(id=made.id, secret=secret)
 
     async def remove(self, actor: Actor, id: str) -> None:
@@ -70,7 +71,7 @@ class Hooks:
             if found is None or id == MQTT:
                 raise NotFound("no_such_hook", f"there is no hook {id!r}: `autoglm cloud hooks list`")
             await session.delete(found)
-            record(session, self._store.now(), actor, "hook.removed", id, url=_shown(found.url))
+            record(session, self._store.now(), actor, "hook.removed", id, url=without_login(found.url))
 
     async def all(self) -> list[HookRow]:
         waiting = select(func.count()).where(FleetEvent.id > Hook.sent).scalar_subquery()
@@ -79,7 +80,7 @@ class Hooks:
             return [
                 HookRow(
                     id=hook.id,
-                    url=_shown(hook.url),
+                    url=without_login(hook.url),
                     kinds=hook.kinds.split(",") if hook.kinds else [],
                     made_by=hook.made_by,
                     made_at=hook.made_at,
@@ -95,10 +96,12 @@ class Hooks:
         async with self._store.write() as session:
             found = await session.get(Hook, MQTT)
             if found is not None:
-                found.url = _shown(url)
+                found.url = without_login(url)
             elif url:
                 last = await session.scalar(select(func.max(FleetEvent.id))) or 0
-                one = Hook(id=MQTT, url=_shown(url), secret="", kinds="", made_by="settings", sent=last)
+                one = Hook(
+                    id=MQTT, url=without_login(url), secret="", kinds="", made_by="settings", sent=last
+                )
                 one.made_at = self._store.now()
                 session.add(one)
 
@@ -115,9 +118,3 @@ def _check(url: str, secret: str) -> None:
         webhook.key_of(secret)
     except ValueError as error:
         raise Invalid("bad_secret", str(error)) from None
-
-
-def _shown(url: str) -> str:
-    """Without the login that it may hold."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

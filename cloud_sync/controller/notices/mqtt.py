@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt import MQTTException
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_sync.controller.notices.notice import NotDelivered, Notice
+from cloud_sync.tunnel.broker import KEEPALIVE_S, Place
 
 TOPIC = "autoglm/v1/fleet/events"
 ACK_S = 10.0
@@ -21,7 +20,7 @@ class Publisher:
     """One connection, made when it is needed; after a failure another, so that nothing is sent behind us."""
 
     def __init__(self, url: str) -> None:
-        self._url = urlsplit(url)
+        self._place = Place(url)
         self._client: paho.Client | None = None
 
     async def publish(self, notice: Notice) -> None:
@@ -50,18 +49,12 @@ class Publisher:
             raise
 
     def _connected(self) -> paho.Client:
-        secure = self._url.scheme == "mqtts"
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             f"autoglm-controller-{secrets.token_hex(4)}",
             protocol=paho.MQTTv5,
             reconnect_on_failure=False,
         )
-        if self._url.username:
-            client.username_pw_set(unquote(self._url.username), unquote(self._url.password or ""))
-        if secure:
-            client.tls_set_context(ssl.create_default_context())
-        port = self._url.port or (8883 if secure else 1883)
-        client.connect(self._url.hostname or "localhost", port, keepalive=30)
+        self._place.connect(client, KEEPALIVE_S)
         client.loop_start()
         return client
