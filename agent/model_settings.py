@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from cloud_sync.duration import Duration
+from cloud_sync.settings import Percent
 from models.manifest import NAME
 
 TRITONS = {"preferred_batch_size": "opt_batch_size", "max_queue_delay_microseconds": "delay_ms"}
 """Triton's names of two settings, and ours."""
 
-Percent = Annotated[float, Field(ge=0, le=100)]
 ModelName = Annotated[str, StringConstraints(pattern=NAME)]
 
 

@@ -59,11 +59,9 @@ async def settle(session: AsyncSession, nodes: Iterable[Node]) -> int:
 
 def _merge(node: Node, below: Sequence[tuple[Selector, dict[str, Any]]]) -> bool:
     made = merged([settings for selector, settings in below if selector.meets(node.name, node.labels)])
-    if made == (node.desired or {}):
-        node.desired = made
-        return False
+    changed = made != (node.desired or {})
     node.desired = made
-    return True
+    return changed
 
 
 async def _met(session: AsyncSession, selector: Selector, *only: ColumnElement[bool]) -> list[Node]:

@@ -59,7 +59,6 @@ class Hints:
         self._seen = 0  # revision
         self.epoch = 0  # that was told
         self.closed = False
-        self._postgres = store.engine.dialect.name == "postgresql"
 
     @contextlib.contextmanager
     def listening(self, node: str, serial: str) -> Iterator[Listener]:
@@ -81,7 +80,7 @@ class Hints:
 
     async def changed(self) -> None:
         """After a commit that changed documents."""
-        if self._postgres:
+        if self._store.postgres:
             async with self._store.write() as session:
                 await session.execute(text(f"NOTIFY {CHANNEL}"))
         else:
@@ -92,7 +91,7 @@ class Hints:
             fleet = await session.get_one(Fleet, 1)
             self._seen, self.epoch = fleet.revision, fleet.epoch
         async with asyncio.TaskGroup() as group:
-            if self._postgres:
+            if self._store.postgres:
                 group.create_task(self._hear())
             while True:
                 await self._news.wait()

@@ -125,7 +125,11 @@ async def named(session: AsyncSession, name: str) -> Node:
     asked = select(Node).where(Node.name == name, Node.state != "gone").with_for_update()
     if node := await session.scalar(asked):
         return node
-    raise NotFound("no_such_node", f"there is no node {name!r}: `autoglm cloud nodes` lists them")
+    raise no_such_node(name)
+
+
+def no_such_node(name: str) -> NotFound:
+    return NotFound("no_such_node", f"there is no node {name!r}: `autoglm cloud nodes` lists them")
 
 
 async def revoke_certificates(session: AsyncSession, node: str, now: float) -> None:
@@ -165,7 +169,7 @@ async def standing(session: AsyncSession, holder: Holder, *, for_change: bool = 
     node = await session.get(Node, holder.node, with_for_update=for_change)
     certificate = await session.get(Certificate, holder.serial)
     if certificate is None or node is None:  # issued after the backup that is in force
-        raise Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
+        raise _unknown_certificate()
     if why := refusal(node.state, certificate.revoked_at):
         raise why
     return node
@@ -174,12 +178,16 @@ async def standing(session: AsyncSession, holder: Holder, *, for_change: bool = 
 def refusal(state: str | None, revoked_at: float | None) -> Refused | None:
     """Why a node in this state may not use a certificate; None as state: there is no such node."""
     if state is None:
-        return Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
+        return _unknown_certificate()
     if state == "cloned":
         return Forbidden("cloned", "two machines use this identity: each must join anew")
     if revoked_at is not None or state not in ("active", "lost"):
         return Forbidden("revoked", "this identity was revoked: join anew")
     return None
+
+
+def _unknown_certificate() -> Unauthorised:
+    return Unauthorised("unknown_certificate", "this certificate is not known here: join anew")
 
 
 def _key_of(csr: str) -> str:

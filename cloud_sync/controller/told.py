@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import select
 
 from cloud_sync.controller import desired
-from cloud_sync.controller.errors import NotFound
+from cloud_sync.controller.joining import no_such_node
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.tables import Node
 from cloud_sync.messages import Item
@@ -40,7 +40,7 @@ async def told(store: Store, name: str) -> Told:
         node = await session.scalar(select(Node).where(Node.name == name, Node.state != "gone"))
         layers = await desired.layers(session)
     if node is None:
-        raise NotFound("no_such_node", f"there is no node {name!r}: `autoglm cloud nodes` lists them")
+        raise no_such_node(name)
     mine = [(str(one), settings) for one, settings in layers if one.meets(node.name, node.labels)]
     items = {key: Item.model_validate(item) for key, item in node.reported.get("items", {}).items()}
     return Told(

@@ -19,13 +19,13 @@ from cloud_sync.controller.reports import Reports
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Fleet, Node
+from cloud_sync.controller.store.turns import Turn
 from cloud_sync.identity import Holder
 
 SWEEP_S = 2.0
 GAP_S = 20.0  # longer than two sweeps are apart where a copy runs
 ANSWERS_S = 600.0  # how often old answers are deleted
 MOST = 1000  # lost nodes in one transaction
-TURN = 4242023
 log = structlog.get_logger()
 
 
@@ -55,7 +55,7 @@ class Watch:
 
     async def sweep(self) -> int:
         """How many nodes are lost since the last one."""
-        async with self._store.turn(TURN) as session:
+        async with self._store.turn(Turn.WATCH) as session:
             if session is None:
                 return 0
             now = self._store.now()

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 from cloud_sync.controller.store import events
 from cloud_sync.controller.store.json_text import as_json
+from cloud_sync.controller.store.turns import Turn
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 KINDS = "a database is sqlite:///FILE or postgresql://user:password@host/name"
@@ -67,11 +68,11 @@ class Store:
         return self.engine.dialect.name == "postgresql"
 
     @contextlib.asynccontextmanager
-    async def turn(self, number: int) -> AsyncIterator[AsyncSession | None]:
+    async def turn(self, turn: Turn) -> AsyncIterator[AsyncSession | None]:
         """`write` for what one copy of the controller does at a time; None: another one is at it."""
         async with self.write() as session:
-            asked = text("SELECT pg_try_advisory_xact_lock(:number)")
-            mine = not self.postgres or await session.scalar(asked, {"number": number})
+            asked = text("SELECT pg_try_advisory_xact_lock(:turn)")
+            mine = not self.postgres or await session.scalar(asked, {"turn": turn})
             yield session if mine else None
 
     async def close(self) -> None:
@@ -119,7 +120,7 @@ def _with_driver(url: str) -> URL:
 def migrate(connection: Connection, revision: str = "head") -> None:
     """Up to this revision; it is for the caller to commit. UnknownRevision."""
     if connection.dialect.name == "postgresql":  # of several copies that start at once, one migrates
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4242018)")
+        connection.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": Turn.MIGRATE})
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -12,8 +12,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync.controller.store.telemetry_tables import FleetEvent
+from cloud_sync.controller.store.turns import Turn
 
-_TURN = 4242019
 _WAITING = "fleet_events"
 
 
@@ -45,5 +45,5 @@ async def put_down(session: AsyncSession) -> None:
         return
     await session.flush()
     if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+        await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": Turn.PUT_DOWN_EVENTS})
     await session.execute(insert(FleetEvent), rows)

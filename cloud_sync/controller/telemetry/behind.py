@@ -10,9 +10,9 @@ from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.events import record_event
 from cloud_sync.controller.store.tables import Node
 from cloud_sync.controller.store.telemetry_tables import Behind
+from cloud_sync.controller.store.turns import Turn
 
 NOT_COUNTED = ("cloned", "revoked", "gone")
-_TURN = 4242033
 
 
 class Behinds:
@@ -23,7 +23,7 @@ class Behinds:
 
     async def sweep(self) -> None:
         """Note who is behind now and who is no longer."""
-        async with self._store.turn(_TURN) as session:
+        async with self._store.turn(Turn.LOOK_FOR_BEHIND) as session:
             if session is None:
                 return
             now = self._store.now()

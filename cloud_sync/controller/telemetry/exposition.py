@@ -22,7 +22,7 @@ from cloud_sync.controller.telemetry.counts import PREFIX, Counts
 STATES = ("active", "lost", "cloned", "revoked")
 WHAT = ("generation", "telemetry")
 _READ = (
-    *(Node.name, Node.state, Node.seen_at, Node.desired, Node.generation, Node.observed_generation),
+    *(Node.name, Node.state, Node.seen_at, Node.generation, Node.observed_generation),
     *(Node.backlog, Node.clock_skew_s),
 )  # columns alone: there may be ten thousand
 

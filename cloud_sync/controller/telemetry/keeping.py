@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, Table, case, delete, func, insert,
 from cloud_sync.controller.config import ControllerSettings
 from cloud_sync.controller.store import Store
 from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS, Excerpt, FleetEvent, Series
+from cloud_sync.controller.store.turns import Turn
 from cloud_sync.controller.telemetry import partitions
 
 DAY, HOUR = 86400, 3600
@@ -16,7 +17,6 @@ AHEAD = 2  # partitions that are there before they are needed
 MOST_ROWS = 5000  # that one transaction deletes
 MOST_PAGES = 2000  # that one transaction gives back, and that stay free
 LOCK_S = 5  # to drop a partition waits for those who read, and all who write wait behind it
-_TURN = 4242032
 
 
 class Keeping:
@@ -43,7 +43,7 @@ class Keeping:
             await self._shrink()
 
     async def _make_ahead(self, table: Table, now: float) -> None:
-        async with self._store.turn(_TURN) as session:
+        async with self._store.turn(Turn.TIDY) as session:
             if session is not None:
                 today = partitions.index(table, now)
                 await partitions.ensure(session, table, range(today, today + AHEAD + 1))
@@ -51,7 +51,7 @@ class Keeping:
     async def _drop(self, table: Table, end: float) -> None:
         """Partitions that were over before `end`."""
         while True:
-            async with self._store.turn(_TURN) as session:
+            async with self._store.turn(Turn.TIDY) as session:
                 if session is None:
                     return
                 oldest = next(iter(await partitions.there(session, table)), None)
@@ -67,7 +67,7 @@ class Keeping:
     async def _cut(self, table: Table, end: float) -> None:
         """Rows from before `end`, an hour's at a time."""
         while True:
-            async with self._store.turn(_TURN) as session:
+            async with self._store.turn(Turn.TIDY) as session:
                 assert session is not None  # noqa: S101 - for the type checker: SQLite has one copy
                 oldest = await session.scalar(select(func.min(table.c.at)))
                 if oldest is None or (until := (oldest // HOUR + 1) * HOUR) > end:
@@ -82,7 +82,7 @@ class Keeping:
     ) -> None:
         count = MOST_ROWS
         while count == MOST_ROWS:
-            async with self._store.turn(_TURN) as session:
+            async with self._store.turn(Turn.TIDY) as session:
                 if session is None:
                     return
                 some = (await session.scalars(select(table.id).where(old).limit(MOST_ROWS))).all()

@@ -11,10 +11,10 @@ from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud_sync.controller.store.telemetry_tables import HOURS, POINTS
+from cloud_sync.controller.store.turns import Turn
 
 DAY = 86400
 LENGTH = {POINTS.name: DAY, HOURS.name: 30 * DAY}  # seconds
-_TURN = 4242031
 
 
 def index(table: Table, at: float) -> int:
@@ -36,7 +36,7 @@ async def ensure(session: AsyncSession, table: Table, wanted: Iterable[int]) -> 
     names = {name(table, one): one for one in wanted}
     if not (missing := names.keys() - {name(table, one) for one in await there(session, table)}):
         return
-    await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+    await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": Turn.MAKE_PARTITIONS})
     for one in sorted(missing):
         bounds = f"FROM ({end(table, names[one] - 1)}) TO ({end(table, names[one])})"
         await session.execute(
