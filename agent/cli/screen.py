@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -53,6 +54,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0,
 def as_typed(value: Any) -> str:
     """JSON, with texts as they are."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def when(at: float) -> str:
+    """Wall time in seconds, for people: `2026-01-31 12:34:56Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def size(count: int) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from agent.cli.cloud.client import Client
 from agent.cli.cloud.login import secret
 from agent.cli.errors import UsageError
-from agent.cli.screen import err, out, print_json, table
+from agent.cli.screen import err, out, print_json, table, when
 
 
 def add_user(name: str, role: str) -> None:
@@ -65,5 +64,5 @@ def _new_password() -> str:
 
 def _row(account: dict[str, Any]) -> tuple[str, ...]:
     seen = account["seen_at"]
-    when = datetime.fromtimestamp(seen, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if seen else "never"
-    return (account["name"], account["role"], "disabled" if account["disabled"] else "active", when)
+    state = "disabled" if account["disabled"] else "active"
+    return (account["name"], account["role"], state, when(seen) if seen else "never")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.cli.errors import CommandError
-from agent.cli.screen import err
+from agent.cli.screen import err, when
 
 
 def backup(path: Path) -> None:
@@ -34,9 +33,8 @@ def restore(path: Path, force: bool) -> None:
         header = asyncio.run(restore(ControllerSettings(), path, f"local:{getpass.getuser()}", force))
     except (Failed, OSError, ValueError) as error:
         raise CommandError(f"nothing was restored: {error}") from None
-    made = datetime.fromtimestamp(header.made_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     err.print(
-        f"The fleet is as it was at {made}, in a new epoch: nodes take these documents, whatever they had"
-        " since. Start with: autoglm cloud serve",
+        f"The fleet is as it was at {when(header.made_at)}, in a new epoch: nodes take these documents,"
+        " whatever they had since. Start with: autoglm cloud serve",
         markup=False,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.cloud.account_commands import RUN, accounts
+from agent.cli.cloud.account_commands import RUN, Json, accounts
 
 NODES = "Nodes and their settings"
 SEEN = "What happens"
@@ -29,7 +29,6 @@ hooks = typer.Typer(help="Who is told of the fleet's events.", no_args_is_help=T
 cloud.add_typer(hooks, name="hooks", rich_help_panel=SEEN)
 cloud.add_typer(accounts)  # without a name: its commands stand beside these
 
-Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for scripts.")]
 Of = Annotated[str | None, typer.Option("--node", help="Of one node.")]
 OneNode = Annotated[str | None, typer.Option("--node", help="One node.")]
 To = Annotated[str | None, typer.Option(help="Of nodes with these labels: site=paris,kind=jetson.")]

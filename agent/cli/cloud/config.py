@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from json import dumps
 from typing import Any
 from urllib.parse import quote
 
 from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
-from agent.cli.errors import CommandError, UsageError
-from agent.cli.screen import out, print_json, table
+from agent.cli.errors import CommandError
+from agent.cli.screen import out, print_json, table, when
 
 
 def show(node: str | None, json: bool) -> None:
@@ -36,7 +35,7 @@ def unset(given: list[str], to: str | None, node: str | None, json: bool) -> Non
 
 
 def history(to: str | None, node: str | None, limit: int, json: bool) -> None:
-    only = {"selector": _selector(to, node)} if to or node else {}
+    only = {"selector": pairs.selector(to, node)} if to or node else {}
     rows = Client().get("/config/history", limit=limit, **only)
     if json:
         return print_json(rows)
@@ -54,13 +53,7 @@ def rollback(change: int, json: bool) -> None:
 
 
 def _patch(settings: dict[str, Any], to: str | None, node: str | None, json: bool) -> None:
-    _send(_selector(to, node), settings, json)
-
-
-def _selector(to: str | None, node: str | None) -> str:
-    if to and node:
-        raise UsageError("--to names a group, --node one node: give one of the two")
-    return f"node:{node}" if node else to or "all"
+    _send(pairs.selector(to, node), settings, json)
 
 
 def _send(selector: str, settings: dict[str, Any], json: bool) -> None:
@@ -77,12 +70,8 @@ def _send(selector: str, settings: dict[str, Any], json: bool) -> None:
 
 def _lines(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """Of each setting that a change names."""
-    when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    before = row["undo"] or {}
-    return [
-        (str(row["id"]), when, row["actor"], row["selector"], name, _value(before.get(name)), _value(value))
-        for name, value in row["changes"].items()
-    ]
+    before, told = row["undo"] or {}, (str(row["id"]), when(row["at"]), row["actor"], row["selector"])
+    return [(*told, name, _value(before.get(name)), _value(value)) for name, value in row["changes"].items()]
 
 
 def _value(value: Any) -> str:

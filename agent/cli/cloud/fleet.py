@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
-from agent.cli.errors import UsageError
-from agent.cli.screen import as_typed, out, print_json, table
-from cloud_sync.duration import seconds
+from agent.cli.screen import as_typed, out, print_json, table, when
 
 
 def token(life: str, label: list[str], replace: str | None, json: bool) -> None:
-    try:
-        life_s = float(seconds(life))
-    except ValueError as error:
-        raise UsageError(f"--life {error}") from None
-    asked = {"life_s": life_s, "labels": pairs.labels(label), "replaces": replace}
+    asked = {"life_s": pairs.seconds("--life", life), "labels": pairs.labels(label), "replaces": replace}
     made = Client().post("/tokens", asked)
     if json:
         print_json(made)
@@ -82,10 +75,9 @@ def audit(limit: int, json: bool) -> None:
 
 
 def _entry(row: dict[str, Any]) -> tuple[str, ...]:
-    when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     told = {key: value for key, value in row["details"].items() if value not in (None, {})}
     details = ", ".join(f"{key}={as_typed(value)}" for key, value in told.items())
-    return (when, row["actor"], row["address"], row["action"], row["target"], details)
+    return (when(row["at"]), row["actor"], row["address"], row["action"], row["target"], details)
 
 
 def _row(node: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`key=value` as it is typed: labels, and settings whose values are JSON where they can be."""
+"""What is typed: `key=value` (labels; settings, in JSON where they can be), which nodes, durations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.cli.errors import UsageError
 from agent.model_settings import meant
+from cloud_sync import duration
 from cloud_sync.settings import DesiredModel
 
 
@@ -36,6 +37,21 @@ def settings(given: list[str]) -> dict[str, Any]:
 def names(given: list[str]) -> dict[str, Any]:
     """The same for settings that are taken away."""
     return settings([f"{name}=null" for name in given])
+
+
+def selector(to: str | None, node: str | None) -> str:
+    """Of the nodes that `--to` or `--node` names; all, if neither does."""
+    if to and node:
+        raise UsageError("--to names a group, --node one node: give one of the two")
+    return f"node:{node}" if node else to or "all"
+
+
+def seconds(option: str, text: str) -> float:
+    """A duration that was given by that option."""
+    try:
+        return float(duration.seconds(text))
+    except ValueError as error:
+        raise UsageError(f"{option} {error}") from None
 
 
 def _path(key: str) -> list[str]:

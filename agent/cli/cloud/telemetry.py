@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from agent.cli.cloud import pairs
 from agent.cli.cloud.client import Client
 from agent.cli.errors import UsageError
-from agent.cli.screen import as_typed, err, out, print_json, table
-from cloud_sync.duration import seconds
+from agent.cli.screen import as_typed, err, out, print_json, table, when
 
 POLL_S = 1.0
 CALLS = 300  # of one client, whose authority ends after some time
@@ -46,10 +45,10 @@ def told(
 
 
 def names(node: str | None, to: str | None, json: bool) -> None:
-    rows = Client().get("/series", selector=_selector(node, to))
+    rows = Client().get("/series", selector=pairs.selector(to, node))
     if json:
         return print_json(rows)
-    lines = [(row["name"], str(row["nodes"]), _when(row["seen_at"])) for row in rows]
+    lines = [(row["name"], str(row["nodes"]), when(row["seen_at"])) for row in rows]
     table(("SERIES", "NODES", "SEEN"), lines, none="No series yet: nodes tell them with their heartbeat")
 
 
@@ -67,9 +66,14 @@ def lines(
     """On a terminal a line for each series, with a curve of `show`; in a pipe one for each step."""
     if show not in _AGGREGATES:
         raise UsageError(f"--show is one of {', '.join(_AGGREGATES)}")
-    asked: dict[str, Any] = {"name": name, "selector": _selector(node, to), "by": by, "from": _since(last)}
+    asked: dict[str, Any] = {
+        "name": name,
+        "selector": pairs.selector(to, node),
+        "by": by,
+        "from": _since(last),
+    }
     if step is not None:
-        asked["step_s"] = int(_seconds("--step", step))
+        asked["step_s"] = int(pairs.seconds("--step", step))
     found = Client().get("/series/query", **asked)
     if json:
         return print_json(found)
@@ -94,7 +98,7 @@ def _aggregates(point: Sequence[float]) -> dict[str, float]:
 
 def _step(line: Row, point: Sequence[float]) -> tuple[str, ...]:
     values = (f"{value:.6g}" for value in _aggregates(point).values())
-    return (line["name"], line["node"] or "", _when(point[0]), *values)
+    return (line["name"], line["node"] or "", when(point[0]), *values)
 
 
 def _curve(line: Row, found: Row, show: str) -> str:
@@ -141,7 +145,7 @@ def _show(row: Row, as_json: bool) -> None:
     if as_json:
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
-    told = (_when(row["at"]), row["node"] or "-", _plain(row["kind"]), _plain(_body(row["body"])))
+    told = (when(row["at"]), row["node"] or "-", _plain(row["kind"]), _plain(_body(row["body"])))
     print("\t".join(told), flush=True)
 
 
@@ -157,22 +161,5 @@ def _plain(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text)
 
 
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
 def _since(text: str | None) -> float | None:
-    return None if text is None else time.time() - _seconds("--since", text)
-
-
-def _selector(node: str | None, to: str | None) -> str:
-    if to and node:
-        raise UsageError("--to names a group, --node one node: give one of the two")
-    return f"node:{node}" if node else to or "all"
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return float(seconds(text))
-    except ValueError as error:
-        raise UsageError(f"{option} {error}") from None
+    return None if text is None else time.time() - pairs.seconds("--since", text)

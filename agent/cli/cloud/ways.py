@@ -90,9 +90,7 @@ def find() -> Way:
     try:
         port, scheme = ((settings.data_dir / name).read_text().strip() for name in ("port", "scheme"))
     except OSError as error:
-        raise CommandError(
-            f"no controller is on this machine ({error.strerror}: {error.filename}). {HOW_TO_START}"
-        ) from None
+        raise _none_here(error) from None
     token = tokens.sign(keys.signing, f"local:{getpass.getuser()}", "admin", time.time())
     trust = pinned(keys.authority.certificate.decode(), None)
     return Way(f"{scheme}://127.0.0.1:{port}", trust, Bearer(token), environment=False)
@@ -103,9 +101,12 @@ def keys_here() -> Keys:
     try:
         return read_keys(ControllerSettings().data_dir)
     except OSError as error:
-        raise CommandError(
-            f"no controller is on this machine ({error.strerror}: {error.filename}). {HOW_TO_START}"
-        ) from None
+        raise _none_here(error) from None
+
+
+def _none_here(error: OSError) -> CommandError:
+    told = f"no controller is on this machine ({error.strerror}: {error.filename})"
+    return CommandError(f"{told}. {HOW_TO_START}")
 
 
 def ask_for_token(url: str, trust: ssl.SSLContext, fields: dict[str, str]) -> dict[str, Any]:
