@@ -15,6 +15,7 @@ from models.sources import pull
 from tests.support.agent import Agent, free_port
 from tests.support.disk import mounted
 from tests.support.gguf_file import write_gguf
+from tests.support.oidc import Issuer
 
 CACHE = Path(__file__).parent.parent / ".cache"
 DEFAULT = "smollm2-135m-instruct"
@@ -131,6 +132,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 80 MB."""
     with mounted(tmp_path / "disk", megabytes=80) as disk:
         yield disk
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    """An OpenID Connect issuer of the module's own: its tests may stop it, and start it again."""
+    one = Issuer()
+    yield one
+    one.stop()
 
 
 @pytest.hookimpl(wrapper=True)

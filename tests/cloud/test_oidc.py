@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,6 @@ from tests.support.oidc import Issuer
 
 AUDIENCE = "autoglm-controller"
 ROLES = {"fleet-admins": "admin", "fleet-users": "viewer"}
-
-
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[Issuer]:
-    one = Issuer()
-    yield one
-    one.stop()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -23,13 +23,6 @@ from tests.support.oidc import Issuer
 
 AUDIENCE = "autoglm-agent"
 KEYS = [{"name": "boss", "key": "key-boss", "admin": True}]
-
-
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[Issuer]:
-    one = Issuer()
-    yield one
-    one.stop()
 
 
 @pytest.fixture(scope="module")
